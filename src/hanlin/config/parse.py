@@ -1,0 +1,208 @@
+"""Command line and YAML to a configuration. Flags win over the file; both ``--flag`` and ``--flag true`` are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hanlin.config.aliases import ALIASES, RETIRED, Alias
+from hanlin.config.fields import HIDDEN, Flag, build, flags
+from hanlin.config.passthrough import trainer_fields, trainer_value
+from hanlin.config.values import from_value, from_words
+from hanlin.errors import UserError, did_you_mean, nearest
+
+
+@dataclass(slots=True)
+class Parsed:
+    """What was found so far: values by canonical name, trainer fields, and lines the user should see."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    spelled: dict[str, str] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Names that a verb answers to."""
+
+    flags: Mapping[str, Flag]
+    passthrough: bool
+    extra: frozenset[str]
+
+    def known(self) -> set[str]:
+        """Every spelling, for prefixes and for the nearest name."""
+        aliases = {old for old, news in ALIASES.items() if any(new.name in self.flags for new in news)}
+        passed = set(trainer_fields()) if self.passthrough else set()
+        return set(self.flags) | aliases | passed | self.extra
+
+    def alias(self, name: str) -> Alias | None:
+        return next((alias for alias in ALIASES.get(name, ()) if self._has(alias.name)), None)
+
+    def _has(self, name: str) -> bool:
+        return name in self.flags or (self.passthrough and name in trainer_fields())
+
+
+def parse(cls: type[Any], argv: list[str]) -> tuple[Any, list[str]]:
+    """Read ``argv`` (without verb) into ``cls``; returns the configuration and the notices. Raises UserError."""
+    names = _Names(flags(cls), "trainer" in _hidden(cls), frozenset({"config"}))
+    positional, pairs = _split(argv)
+    parsed = Parsed()
+    config_file = _take_positional(cls, positional, pairs, names)
+    for path in config_file:
+        _read_yaml(path, names, parsed)
+    from_file = set(parsed.values)
+    for name, words in pairs:
+        _take_flag(name, words, names, parsed)
+    given = frozenset(parsed.values) if not from_file else frozenset(parsed.values) | from_file
+    return build(cls, parsed.values, given=given, trainer=parsed.trainer), parsed.notices
+
+
+def _hidden(cls: type[Any]) -> set[str]:
+    return HIDDEN & set(getattr(cls, "__dataclass_fields__", {}))
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Positional words before the first flag, then (flag, words) pairs. ``--a=b`` is ``--a b``."""
+    positional: list[str] = []
+    pairs: list[tuple[str, list[str]]] = []
+    for word in argv:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            pairs.append((name.replace("-", "_"), [value] if equals else []))
+        elif word.startswith(("—", "–", "――")):
+            raise UserError(
+                word, "begins with a long dash", expected="two hyphens", mend=f"write --{word.lstrip('—–―')}"
+            )
+        elif pairs:
+            pairs[-1][1].append(word)
+        elif not word.strip():
+            raise UserError("command line", "holds an argument of white space only", mend="delete it")
+        else:
+            positional.append(word)
+    return positional, pairs
+
+
+def _take_positional(
+    cls: type[Any], positional: list[str], pairs: list[tuple[str, list[str]]], names: _Names
+) -> list[str]:
+    """Give positional words to the fields that take them; returns the configuration files."""
+    takers: tuple[str, ...] = getattr(cls, "positional", ())
+    if len(positional) == 1 and positional[0].endswith((".json", ".yaml", ".yml")) and "config" in takers:
+        # The older tools read one positional argument ending in .json as a file with all arguments.
+        pairs[:] = [("config", positional), *pairs]
+    elif positional and not takers:
+        raise UserError(positional[0], "is not expected here", expected="flags that begin with --")
+    elif positional:
+        index = 0
+        for index, word in enumerate(positional):
+            taker = takers[min(index, len(takers) - 1)]
+            if taker == "config":
+                raise UserError(word, "is not expected here", expected="a .yaml file, or flags that begin with --")
+            if index >= len(takers) and names.flags[taker].kind != "list":
+                raise UserError(
+                    word, "is not expected here", mend="give a text with spaces in quotes; delete stray words"
+                )
+        words_of: dict[str, list[str]] = {}
+        for index, word in enumerate(positional):
+            words_of.setdefault(takers[min(index, len(takers) - 1)], []).append(word)
+        pairs[:0] = list(words_of.items())
+    files = [words for name, words in pairs if name == "config"]
+    pairs[:] = [(name, words) for name, words in pairs if name != "config"]
+    if any(len(words) != 1 for words in files):
+        raise UserError("--config", "takes one file")
+    return [words[0] for words in files]
+
+
+def _read_yaml(path: str, names: _Names, parsed: Parsed) -> None:
+    """Take every setting of a YAML (or JSON) file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(path, "does not exist", expected="a YAML file of settings") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(path, f"cannot be read: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else path
+        raise UserError(place, f"is not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(path, "holds no settings", expected="lines of the form name: value")
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        place = f"{path}: {key}"
+        alias = names.alias(name)
+        if name not in names.flags and alias is not None:
+            name = alias.name
+        if name in names.flags:
+            parsed.values[name] = from_value(names.flags[name], value, place)
+        elif name == "trainer" and isinstance(value, dict) and names.passthrough:
+            parsed.trainer.update(_known_trainer_fields(value, place))
+        elif names.passthrough and name in trainer_fields():
+            parsed.trainer[name] = value
+        elif name in RETIRED:
+            parsed.notices.append(f"{place}: {RETIRED[name]}")
+        else:
+            raise UserError(place, "is not a setting of this verb", mend=did_you_mean(name, names.known()))
+
+
+def _known_trainer_fields(values: dict[str, Any], place: str) -> dict[str, Any]:
+    for name in values:
+        if name not in trainer_fields():
+            raise UserError(
+                f"{place}.{name}", "is not a field of the trainer", mend=did_you_mean(name, trainer_fields())
+            )
+    return values
+
+
+def _take_flag(name: str, words: list[str], names: _Names, parsed: Parsed) -> None:
+    """Take one ``--name words``: as itself, an older spelling, a trainer field, or a prefix of one of them."""
+    spelled = name
+    alias = None
+    if name not in names.flags:
+        alias = names.alias(name)
+        if alias is None and name not in RETIRED and name not in names.known():
+            name = _unabbreviated(name, names)
+            alias = names.alias(name) if name not in names.flags else None
+    if alias is not None:
+        words = alias.value(words) if alias.value else words
+        name = alias.name
+    if name in names.flags:
+        value = from_words(names.flags[name], words)
+        if parsed.spelled.get(name, spelled) != spelled and parsed.values[name] != value:
+            raise UserError(
+                f"--{spelled}",
+                f"and --{parsed.spelled[name]} are two names of one setting and differ",
+                mend="keep one of them",
+            )
+        parsed.spelled[name] = spelled
+        parsed.values[name] = value
+    elif names.passthrough and name in trainer_fields():
+        parsed.trainer[name] = trainer_value(name, words)
+    elif name in RETIRED:
+        parsed.notices.append(f"--{name}: {RETIRED[name]}")
+    else:
+        raise _unknown(name, names)
+
+
+def _unabbreviated(name: str, names: _Names) -> str:
+    """The one name that begins with ``name`` (argparse's abbreviation, which the older tools allowed)."""
+    candidates = {known for known in names.known() if known.startswith(name)} if len(name) > 3 else set()
+    targets = {alias.name if (alias := names.alias(known)) else known for known in candidates}
+    if len(targets) == 1:
+        return min(candidates, key=len)
+    if len(targets) > 1:
+        raise UserError(f"--{name}", f"is short for several flags: {', '.join(sorted(candidates)[:6])}")
+    raise _unknown(name, names)
+
+
+def _unknown(name: str, names: _Names) -> UserError:
+    match = nearest(name, names.known() | set(RETIRED))
+    mend = f"did you mean --{match}?" if match else "see --help for the flags of this verb"
+    return UserError(f"--{name}", "is not a flag of this verb", mend=mend)
