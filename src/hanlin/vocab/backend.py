@@ -1,0 +1,57 @@
+"""The tokenizers library's backend, made so that text cannot become a special token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+
+def merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """Merges of a BPE model in tokenizer.json; older files hold ``"a b"``, newer ones ``["a", "b"]``."""
+    pairs = []
+    for merge in model.get("merges", []):
+        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+        pairs.append((left, right))
+    return pairs
+
+
+def text_backend(backend: Tokenizer, special: Collection[str]) -> Tokenizer:
+    """A copy of ``backend`` for ordinary text: the strings in ``special`` are spelled with other tokens.
+
+    Not matching special tokens (``encode_special_tokens``) is not enough where the model itself holds them: a converted
+    Llama tokenizer has a merge ``</s`` + ``>``. Such merges are dropped from the copy; in a unigram model the
+    piece gets a score that never wins.
+    """
+    state = json.loads(backend.to_str())
+    model = state["model"]
+    if model["type"] == "BPE":
+        model["merges"] = [pair for pair in merge_pairs(model) if pair[0] + pair[1] not in special]
+    elif model["type"] == "Unigram":
+        model["vocab"] = [[piece, -1e9 if piece in special else score] for piece, score in model["vocab"]]
+    copy = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
+    copy.encode_special_tokens = True
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def vocabulary_hash(backend: Tokenizer, pieces: Sequence[str]) -> str:
+    """SHA-256 over the tokens by id, the merges or scores, and how text is normalised and cut beforehand."""
+    state = json.loads(backend.to_str())
+    model = state["model"]
+    digest = hashlib.sha256(f"{model['type']}\0".encode())
+    for piece in pieces:
+        digest.update(f"{piece}\n".encode())
+    if model["type"] == "BPE":
+        for left, right in merge_pairs(model):
+            digest.update(f"{left} {right}\n".encode())
+    elif model["type"] == "Unigram":
+        for piece, score in model["vocab"]:
+            digest.update(f"{piece} {score!r}\n".encode())
+    rules = [state.get("normalizer"), state.get("pre_tokenizer")]
+    digest.update(json.dumps(rules, sort_keys=True).encode())
+    return digest.hexdigest()
