@@ -49,6 +49,7 @@ class TextTokenizer:
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
         self._special_ids = _special_ids(hf)
         self._processor: sentencepiece.SentencePieceProcessor | None = None
+        self._piece_processor: sentencepiece.SentencePieceProcessor | None = None
         self._backend: Tokenizer | None = None
         if model is not None and self._only_special_tokens_added(model):
             prefix = getattr(hf, "add_prefix_space", None)
@@ -253,6 +254,21 @@ class TextTokenizer:
             return rows
         assert self._backend is not None
         return [list(row.ids) for row in self._backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_piece(self, piece: str) -> list[int]:
+        """Ids that spell ``piece`` (written as ``pieces`` writes it), with no dummy prefix and no unknown token."""
+        if self._processor is not None:
+            if self._piece_processor is None:
+                assert self.sentencepiece_model is not None
+                self._piece_processor = spm.processor(
+                    self.sentencepiece_model, special_ids=self._special_ids, dummy_prefix=False
+                )
+            unknown = self._piece_processor.unk_id()
+            ids = self._piece_processor.encode(piece.replace(spm.SPACE, " "))
+            return [index for index in ids if index != unknown]
+        assert self._backend is not None
+        # The model alone, without the steps that cut text into words: a piece is already in the model's spelling.
+        return [token.id for token in self._backend.model.tokenize(piece) if token.id != self.hf.unk_token_id]
 
     def special_id(self, token: str) -> int:
         """Id of ``token``; UserError when it is not one token of the vocabulary."""
