@@ -64,11 +64,16 @@ class Document:
 
 
 class Segment(NamedTuple):
-    """A run of rendered text. ``special`` text is exactly one special token; other text can never become one."""
+    """A run of rendered text. ``special`` text is exactly one special token; other text can never become one.
+
+    ``trained`` marks what the model itself must write: an answer and its stop token. ``message`` is then the index of
+    that answer in its conversation (None for all other text), so that one answer of several can be left untrained.
+    """
 
     text: str
     trained: bool
     special: bool = False
+    message: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,17 @@
+"""Templates: how a conversation is written for the model, and which part of it the model learns to write."""
+
+from hanlin.template.catalog import TEMPLATES, Template, Token
+from hanlin.template.render import Renderer, SpecialTokens, TemplateRenderer
+from hanlin.template.resolve import CHAT_TEMPLATE, resolve_renderer, template_names
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "TEMPLATES",
+    "Renderer",
+    "SpecialTokens",
+    "Template",
+    "TemplateRenderer",
+    "Token",
+    "resolve_renderer",
+    "template_names",
+]
