@@ -1,0 +1,1 @@
+"""One training path for pre-training and instruction tuning, full or LoRA, on transformers' Trainer."""
