@@ -25,6 +25,10 @@ WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 OUTPUT_FOLDERS = ("pt_lora_model", "sft_lora_model")
 """Folders of an output directory (and of each checkpoint in it) that hold the adapter."""
 
+INPUT_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
+OUTPUT_HEADS = ("lm_head", "embed_out", "output_layer")
+"""Last names of the modules with one row per vocabulary id, over the families that transformers knows."""
+
 _OBSOLETE = ("enable_lora", "merge_weights")
 _LORA = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight$")
 _ORIGINAL = re.compile(r"\.original_module\.(weight|bias)$")
@@ -47,6 +51,8 @@ class AdapterFiles:
     use_rslora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
+    ensure_weight_tying: bool
+    """Embedding and head were trained as one tensor; a file may hold it under both names."""
     base_model_name_or_path: str | None
     record: Record | None
     index: WeightIndex
@@ -61,13 +67,18 @@ class AdapterFiles:
         return {module: (half["A"], half["B"]) for module, half in halves.items()}
 
     def full_tensors(self) -> dict[str, str]:
-        """Tensor of the base (``model.embed_tokens.weight``) to the name in the file, for modules trained whole."""
+        """Tensor of the base (``model.embed_tokens.weight``) to the name in the file, for modules trained whole.
+
+        The head of a tied adapter is left out: it is the embedding once more, and the base has no tensor for it.
+        """
         found = {}
         for name in self.index.tensors:
             if _LORA.match(name) or _ORIGINAL.search(name):
                 continue
             if match := _FULL.match(name):
                 found[f"{match['module']}.{match['leaf']}"] = name
+        if self.ensure_weight_tying and any(_last(name) in INPUT_EMBEDDINGS for name in found):
+            found = {name: stored for name, stored in found.items() if _last(name) not in OUTPUT_HEADS}
         return found
 
     def scaling(self, module: str) -> float:
@@ -101,11 +112,12 @@ class AdapterFiles:
 
 def is_embedding(tensor: str) -> bool:
     """Whether a tensor of the base is the input embedding or the output head (one row per vocabulary id)."""
-    return tensor.rsplit(".", 2)[-2] in INPUT_EMBEDDINGS + OUTPUT_HEADS and tensor.endswith(".weight")
+    return _last(tensor) in INPUT_EMBEDDINGS + OUTPUT_HEADS and tensor.endswith(".weight")
 
 
-INPUT_EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in")
-OUTPUT_HEADS = ("lm_head", "embed_out", "output_layer")
+def _last(tensor: str) -> str:
+    """``lm_head`` of ``lm_head.weight``."""
+    return tensor.split(".")[-2] if "." in tensor else ""
 
 
 def find_adapter(path: Path | str, place: str = "--adapter") -> Path:
@@ -212,6 +224,7 @@ def _read_settings(file: Path) -> tuple[dict[str, Any], list[str]]:
         "modules_to_save": tuple(config.get("modules_to_save") or ()),
         "fan_in_fan_out": bool(config.get("fan_in_fan_out")),
         "use_rslora": bool(config.get("use_rslora")),
+        "ensure_weight_tying": bool(config.get("ensure_weight_tying")),
         "rank_pattern": dict(config.get("rank_pattern") or {}),
         "alpha_pattern": dict(config.get("alpha_pattern") or {}),
         "base_model_name_or_path": config.get("base_model_name_or_path"),
