@@ -41,6 +41,12 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
+def excerpt(text: str, position: int) -> str:
+    """What stands around ``position`` of a broken text, for people to find it by."""
+    near = text[max(position - 12, 0) : position + 12]
+    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in near) + "'"
+
+
 def require_text(value: Any, field: str) -> str:
     """``value`` unchanged when it is text that UTF-8 can hold; raises RowFault otherwise."""
     if not isinstance(value, str):

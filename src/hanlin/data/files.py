@@ -15,7 +15,7 @@ from hanlin.errors import UserError, nearest
 def find_files(paths: Sequence[str], suffixes: Sequence[str], *, place: str, recursive: bool = False) -> list[Path]:
     """The data files that ``paths`` mean: files, directories and patterns (``data/*.jsonl``, ``data/**/*.txt``).
 
-    A file counts as data when its name ends in one of ``suffixes``, with a suffix of compression or without. A directory
+    A file counts as data when its name ends in one of ``suffixes``, be it compressed or not. A directory
     stands for the data files in it (``recursive``: also in the folders below), a pattern for the data files that match;
     hidden files are left out. Both come in the order of their names by code point, which is the same on every machine;
     the order of ``paths`` is kept. A file that is meant twice is read once.

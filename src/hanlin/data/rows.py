@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hanlin.data.faults import MALFORMED_JSON, NOT_AN_OBJECT, RowFault, listed, shown
+from hanlin.data.faults import MALFORMED_JSON, NOT_AN_OBJECT, RowFault, excerpt, listed, shown
 from hanlin.data.ledger import Ledger
 from hanlin.data.streams import compression_of, empty_file, open_bytes, read_lines, read_text, suffix_of
 from hanlin.errors import UserError
@@ -78,7 +78,7 @@ def _json_array(path: Path) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}:{error.colno}",
-            f"malformed JSON array: {error.msg}, near {shown(_near(text, error.pos))}",
+            f"malformed JSON array: {error.msg}, near {excerpt(text, error.pos)}",
             expected="one array of objects",
             mend="mend this place; each record needs its braces and a comma before the next",
         ) from None
@@ -96,17 +96,12 @@ def _parse_line(text: str) -> Any:
     except json.JSONDecodeError as error:
         return RowFault(
             MALFORMED_JSON,
-            f"column {error.pos + 1}: {error.msg}, near {shown(_near(text, error.pos))}",
+            f"column {error.pos + 1}: {error.msg}, near {excerpt(text, error.pos)}",
             expected="one whole JSON object on the line",
             mend="mend or remove the line",
         )
     except (ValueError, RecursionError) as error:
         return RowFault(MALFORMED_JSON, str(error), expected="an object that a JSON reader accepts")
-
-
-def _near(text: str, position: int) -> str:
-    """What stands before and at a broken place, for people to find it by."""
-    return text[max(position - 12, 0) : position + 12]
 
 
 def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
