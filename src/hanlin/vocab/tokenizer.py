@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
@@ -28,6 +28,8 @@ from hanlin.vocab import backend as hf_backend
 from hanlin.vocab import spm
 
 MODEL_FILE = "tokenizer.model"
+RECORD_FILE = "hanlin_tokenizer.json"
+"""Beside the tokenizer's files: what only hanlin needs to know (``pad_to_multiple_of``)."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -45,6 +47,8 @@ class TextTokenizer:
             model = None
         self.sentencepiece_model = model
         """Bytes of ``tokenizer.model`` as it was read, or None for tokenizers of another kind."""
+        self.pad_to_multiple_of: int | None = None
+        """The model's embedding rows shall be a multiple of this; the tokenizer itself has no filling pieces."""
         self._repair_special_tokens()
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
         self._special_ids = _special_ids(hf)
@@ -80,12 +84,11 @@ class TextTokenizer:
         """
         local = Path(path).expanduser()
         if local.is_dir():
-            return cls._load_folder(local, place)
+            return cls._load_folder(local, place)._with_record(local)
         if local.is_file():
-            if local.name == MODEL_FILE and (local.parent / "tokenizer_config.json").is_file():
-                return cls._load_folder(local.parent, place)
-            if local.suffix == ".json":
-                return cls._load_folder(local.parent, place)
+            described = (local.parent / "tokenizer_config.json").is_file()
+            if local.suffix == ".json" or (local.name == MODEL_FILE and described):
+                return cls._load_folder(local.parent, place)._with_record(local.parent)
             return cls.from_sentencepiece(spm.read_model(local, place=place), source=local.parent)
         if path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(path):
             raise UserError(place, f"{path} does not exist", expected="a folder, a tokenizer.model file or a hub id")
@@ -99,13 +102,15 @@ class TextTokenizer:
         bos_token: str | None = None,
         eos_token: str | None = None,
         pad_token: str | None = None,
-        chat_template: str | None = None,
+        special_tokens: Sequence[str] = (),
+        like: PreTrainedTokenizerBase | None = None,
         source: Path | None = None,
     ) -> TextTokenizer:
         """A tokenizer from the bytes of a SentencePiece model alone, as LLaMA was first given out.
 
-        BOS and EOS are the model's own unless named. The transformers object puts BOS before a text, as LLaMA does
-        (left to itself, transformers 5.23 would not for a folder without a configuration).
+        BOS and EOS are the model's own unless named; ``special_tokens`` are further pieces that text never becomes.
+        The transformers object puts BOS before a text, as LLaMA does (left to itself, transformers 5.23 would not for
+        a folder without a configuration). ``like`` lends its chat template, length limit and BOS/EOS rule.
         """
         proto = spm.parse(model)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -121,17 +126,20 @@ class TextTokenizer:
             elif own >= 0:
                 tokens[name] = processor.id_to_piece(own)
         # from_pretrained needs a folder: LlamaTokenizer(vocab_file=...) silently gives a tokenizer of three tokens.
+        rules: dict[str, Any] = {"add_bos_token": "bos_token" in tokens, "add_eos_token": False, "legacy": True}
+        for name in ("add_bos_token", "add_eos_token", "add_prefix_space", "model_max_length"):
+            if getattr(like, name, None) is not None:
+                rules[name] = getattr(like, name)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / MODEL_FILE).write_bytes(model)
             if proto.trainer_spec.model_type == spm.BPE_MODEL:
-                hf = LlamaTokenizer.from_pretrained(
-                    folder, add_bos_token="bos_token" in tokens, add_eos_token=False, legacy=True, **tokens
-                )
+                hf = LlamaTokenizer.from_pretrained(folder, **rules, **tokens)
             else:
                 hf = AutoTokenizer.from_pretrained(folder, **tokens)
         hf.name_or_path = str(source) if source else ""
-        if chat_template is not None:
-            hf.chat_template = chat_template
+        hf.add_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+        if like is not None:
+            hf.chat_template = like.chat_template
         return cls(hf, model=model, source=source)
 
     @classmethod
@@ -169,6 +177,18 @@ class TextTokenizer:
         )
         data = Path(found).read_bytes() if found else None
         return cls(hf, model=data if data is not None and spm.is_model(data) else None)
+
+    def _with_record(self, folder: Path) -> TextTokenizer:
+        """Take over what ``save`` wrote for hanlin alone."""
+        record = folder / RECORD_FILE
+        if record.is_file():
+            try:
+                self.pad_to_multiple_of = json.loads(record.read_text(encoding="utf-8")).get("pad_to_multiple_of")
+            except (ValueError, AttributeError) as error:
+                raise UserError(
+                    record, "is not a JSON object", mend="delete it, or run hanlin tokenizer again"
+                ) from error
+        return self
 
     def _repair_special_tokens(self) -> None:
         """Fill in what a configuration leaves out although the vocabulary has it.
@@ -344,6 +364,9 @@ class TextTokenizer:
             (folder / MODEL_FILE).write_bytes(self.sentencepiece_model)
             config["add_bos_token"] = bool(getattr(self.hf, "add_bos_token", True))
             config["add_eos_token"] = bool(getattr(self.hf, "add_eos_token", False))
+        if self.pad_to_multiple_of is not None:
+            record = {"num_tokens": len(self), "pad_to_multiple_of": self.pad_to_multiple_of, "identity": self.identity}
+            (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         config_file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         # transformers 5 keeps these in tokenizer_config.json; tools of 2023 read the map.
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
