@@ -1,0 +1,66 @@
+"""Settings of ``hanlin merge``: which adapters go into which base, and in which form the result is written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from hanlin.errors import UserError
+
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeConfig:
+    """One base, one or several adapters in order, one output folder."""
+
+    positional: ClassVar[tuple[str, ...]] = ("adapter",)
+
+    model: str | None = None
+    """Folder or hub id of the base model. Default: the base that the first adapter names in its record."""
+    adapter: tuple[str, ...]
+    """Adapter folders in the order in which they were trained, separated by commas or spaces."""
+    output_dir: str = "./merged_model"
+    """Folder to write. It appears only when everything succeeded, the proof included."""
+    output_type: Literal["safetensors", "huggingface", "pth"] = "safetensors"
+    """safetensors (huggingface means the same), or pth: consolidated.0x.pth and params.json, for Llama only."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the written weights. auto: the type that each tensor of the base has."""
+    max_shard_size: str = "4GB"
+    """Largest weight file, such as 500MB; also about the memory that merging takes. One larger tensor gets its own."""
+    num_shards: int | None = None
+    """pth only: number of consolidated files. Default: 1 for 7B, 2 for 13B, 4 for 33B, 8 for 65B and 70B, else 1."""
+    tokenizer: str | None = None
+    """Folder of the tokenizer to put beside the weights. Default: the last adapter's, else the base's."""
+    proof: Literal["logits", "weights", "none"] = "logits"
+    """weights: every written tensor is read back and compared with base + update, in float64. logits: besides, base
+    with adapters and the written model must give the same logits in float32; takes memory for one whole model."""
+    overwrite: bool = False
+    """Replace an output folder that holds a model. The old one is removed only after the new one is complete."""
+    allow_other_base: bool = False
+    """Merge although the records say that an adapter was trained on other weights; printed as a warning."""
+    verbose: bool = False
+    """Print a line for every tensor that changes."""
+
+    def __post_init__(self) -> None:
+        if not self.adapter:
+            raise UserError("--adapter", "is empty", expected="one or several adapter folders, in order")
+        if self.num_shards is not None and self.output_type != "pth":
+            raise UserError("--num_shards", f"is for pth, and the output type is {self.output_type}",
+                            mend="use --max_shard_size, or --output_type pth")  # fmt: skip
+        if self.num_shards is not None and self.num_shards < 1:
+            raise UserError("--num_shards", f"is {self.num_shards}", expected="1 or more")
+        if self.max_shard_bytes < 1:
+            raise UserError("--max_shard_size", f"is {self.max_shard_size!r}", expected="more than 0")
+
+    @property
+    def max_shard_bytes(self) -> int:
+        """``max_shard_size`` in bytes: GB are 10^9, GiB are 2^30. Raises UserError."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", self.max_shard_size.strip().upper())
+        unit = match[2] if match else ""
+        if unit and not unit.endswith("B"):
+            unit += "B"
+        if match is None or unit not in _UNITS:
+            raise UserError("--max_shard_size", f"is {self.max_shard_size!r}", expected="a size such as 4GB or 500MB")
+        return int(float(match[1]) * _UNITS[unit])

@@ -1,0 +1,182 @@
+"""Writing a folder of weights so that it is there whole or not at all.
+
+Everything goes into a sibling of the target (``.NAME.partial-PID``), is synced to the disk and then renamed, so neither
+a full disk nor a kill leaves half a model under the name that the user gave, and an older model there stays until the
+new one is complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hanlin.errors import UserError
+
+MODEL_FILES = ("config.json", "params.json", "hanlin.json")
+"""One of these marks a folder as a model; ``--overwrite`` replaces nothing else."""
+
+
+def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Names in their order, cut into groups of at most ``max_bytes``; a tensor larger than that stands alone."""
+    groups: list[list[str]] = []
+    filled = 0
+    for name, size in sizes.items():
+        if not groups or filled + size > max_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def shard_names(count: int) -> list[str]:
+    """File names of ``count`` shards, as transformers expects them."""
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+
+
+def check_target(target: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
+    """Refuse an output folder that is an input, holds one, or holds something already. Raises UserError."""
+    resolved = target.resolve()
+    for source in inputs:
+        if source.resolve() == resolved or resolved in source.resolve().parents:
+            raise UserError("--output_dir", f"{target} holds the input {source}", expected="another folder")
+    if target.exists() and not target.is_dir():
+        raise UserError("--output_dir", f"{target} is a file", expected="a folder to create")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UserError("--output_dir", f"{target} is not empty", mend="choose another folder, or add --overwrite")
+    if not any((target / name).is_file() for name in MODEL_FILES):
+        raise UserError(
+            "--output_dir",
+            f"{target} is not empty and holds no model (none of {', '.join(MODEL_FILES)})",
+            mend="--overwrite replaces models only: choose another folder",
+        )
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside ``target`` that takes its place when the block ends well, and is removed when it does not.
+
+    A full disk or another OSError, also in the words that safetensors and torch use for it, becomes a UserError.
+    """
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        yield partial
+        for path in sorted(partial.rglob("*")):
+            sync(path)
+        sync(partial)
+        _swap(partial, target)
+        sync(target.parent)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not isinstance(error, OSError) and not _is_disk_error(error):
+            raise
+        raise UserError(
+            target,
+            f"could not be written ({_reason(error)})",
+            mend="free some space or choose another --output_dir; nothing was left behind",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(partial: Path, target: Path) -> None:
+    """Rename ``partial`` to ``target``; an older folder there is moved aside first and removed last."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    aside = target.parent / f".{target.name}.replaced-{os.getpid()}"
+    target.rename(aside)
+    try:
+        partial.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_disk_error(error: Exception) -> bool:
+    """safetensors says an I/O error in words; torch's zip writer only that a position is not where it should be."""
+    return any(mark in str(error) for mark in ("os error", "inline_container.cc", "PytorchStreamWriter"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space left on the disk"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "no space left on the disk" if "os error 28" in str(error) else str(error).splitlines()[0]
+
+
+def sync(path: Path) -> None:
+    """Hand what is written to ``path`` (a file or a folder) to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems do not sync folders; their files are synced all the same.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """UTF-8 JSON with a final newline, keys in the order given."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """One safetensors file; the metadata is what transformers looks for."""
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    # safetensors 0.8 creates files that only their owner can read; take the permissions of the folder instead.
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
+def write_index(folder: Path, groups: list[list[str]], sizes: Mapping[str, int]) -> None:
+    """``model.safetensors.index.json`` for several shards; a single file needs none."""
+    if len(groups) < 2:
+        return
+    names = shard_names(len(groups))
+    weight_map = {name: file for file, group in zip(names, groups, strict=True) for name in group}
+    write_json(
+        folder / "model.safetensors.index.json",
+        {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))},
+    )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file directly in ``folder``, by name."""
+    return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def free_bytes(target: Path) -> int | None:
+    """Bytes free on the disk of ``target``, or None when the system does not say."""
+    folder = target
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with suppress(OSError):
+        return shutil.disk_usage(folder).free
+    return None
