@@ -119,12 +119,14 @@ def model_from_config(
 ) -> PreTrainedModel:
     """A causal language model with random weights (torch's global generator) for training from scratch.
 
-    ``config`` is a config.json, a folder with one, or its values with ``model_type``; ``overrides`` is
+    ``config`` is a config.json, a folder with one, a model type ("llama"), or values with ``model_type``; ``overrides`` is
     "hidden_size=512,num_hidden_layers=8"; ``vocab_size`` is that of the tokenizer. Raises UserError for an unknown
     field or a value that does not fit it.
     """
     if isinstance(config, Mapping):
         values, place = dict(config), "the model's config"
+    elif str(config) in CONFIG_MAPPING and not Path(config).exists():
+        values, place = {"model_type": str(config)}, "--model_config"
     else:
         file = Path(config)
         file = file / "config.json" if file.is_dir() else file
