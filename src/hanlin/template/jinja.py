@@ -213,7 +213,7 @@ class JinjaRenderer:
                 for message, content, (open_, close) in zip(messages, contents, marks, strict=True)
             ]
             rendered = self._run(marked, tools, place, add_generation_prompt)
-            return _read_marks(rendered, plain, marks, [content is not None for content in contents], messages)
+            return _read_marks(rendered, plain, marks, contents, messages)
 
         as_given: list[str | None] = [message["content"] or None for message in messages]
         try:
@@ -285,10 +285,11 @@ def _read_marks(
     rendered: str,
     plain: str,
     marks: Sequence[tuple[str, str]],
-    marked: Sequence[bool],
+    contents: Sequence[str | None],
     messages: Sequence[_Json],
 ) -> list[_Region]:
-    """Cut ``rendered`` at the marks. Raises _Unplaced unless each pair came back and ``plain`` is what lies between."""
+    """Cut ``rendered`` at the marks. Raises _Unplaced unless each pair came back around the text that it was put around
+    (``contents``, None where there are no marks), and the whole is ``plain``."""
     opens = {pair[0]: index for index, pair in enumerate(marks)}
     closes = {pair[1]: index for index, pair in enumerate(marks)}
     parts = re.split(f"([{''.join(opens)}{''.join(closes)}])", rendered)
@@ -304,16 +305,18 @@ def _read_marks(
         elif part in opens or part in closes:
             raise _Unplaced(opens.get(part, closes.get(part)))
         elif part:
+            if inside is not None and part != contents[inside]:
+                raise _Unplaced(inside)
             regions.append(_Region(part, inside))
     if inside is not None:
         raise _Unplaced(inside)
     for index, message in enumerate(messages):
-        if marked[index] and not seen[index]:
+        if contents[index] is not None and not seen[index]:
             raise _Unplaced(index, dropped=True)
-        if marked[index] and seen[index] > 1 and message["role"] == "assistant":
+        if seen[index] > 1 and message["role"] == "assistant":
             raise _Unplaced(index)
     if "".join(region.text for region in regions) != plain:
-        only = [index for index, is_marked in enumerate(marked) if is_marked]
+        only = [index for index, content in enumerate(contents) if content is not None]
         raise _Unplaced(only[0] if len(only) == 1 else None)
     return regions
 
