@@ -32,6 +32,11 @@ def test_published_run() -> None:
     assert (len(train), len(validation)) == (6906, 7)
 
 
+def test_rounding_up_is_not_led_astray_by_binary_fractions() -> None:
+    assert 100 * 0.07 > 7
+    assert len(split_indices(100, 0.07, 0)[1]) == 7
+
+
 def test_split_is_a_function_of_the_seed_alone() -> None:
     first = split_indices(1000, 0.05, 42)
     random.seed(1)
