@@ -1,0 +1,169 @@
+"""From the one path that a user names to all an engine needs: base, adapter, tokenizer, template, system prompt."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanlin.errors import UserError
+from hanlin.model.adapter_files import CONFIG_FILE, AdapterFiles, find_adapter, read_adapter
+from hanlin.model.identity import Record, read_record
+from hanlin.model.load import load_config, resolve_checkpoint
+from hanlin.vocab.tokenizer import TextTokenizer
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
+
+TEMPLATES_OF_PUBLISHED = {"chinese-alpaca": "alpaca"}
+"""Template by published tokenizer, for adapters older than any record. The second generation has one tokenizer for its
+base and its chat models, so there nothing follows from it."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is to be loaded, and what goes with it."""
+
+    base: str
+    """Folder or hub id of the base model."""
+    directory: Path
+    """Where the base lies on this machine."""
+    adapter: AdapterFiles | None
+    tokenizer: TextTokenizer
+    template: str | None
+    """Recorded template; None: nothing is recorded."""
+    system: str | None
+    record: Record | None
+    notices: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Names and identities, as JSON values."""
+        return {
+            "model": self.base,
+            "adapter": str(self.adapter.directory) if self.adapter else None,
+            "adapter_identity": self.adapter.identity() if self.adapter else None,
+        }
+
+
+def find_sources(
+    model: str | None,
+    adapter: str | None,
+    tokenizer: str | None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+) -> Sources:
+    """Resolve what ``--model``, ``--adapter`` and ``--tokenizer`` say; loads the tokenizer and no weights.
+
+    ``model`` may be an adapter or a training run itself. Raises UserError when something is missing or contradicts the
+    record: a tokenizer other than the one trained with gives other meanings to the ids.
+    """
+    notices: list[str] = []
+    found = _find_adapter_files(model, adapter)
+    if found is not None:
+        notices += found.notices
+    base = model if adapter is not None and model else (_base_of(found) if found else model)
+    assert base is not None, "either a model or an adapter is named"
+    place = "--model" if model else "--adapter"
+    directory = resolve_checkpoint(base, place=place, revision=revision, cache_dir=cache_dir)
+    record = found.record if found else read_record(directory)
+    loaded = _load_tokenizer(tokenizer, found, directory, revision, cache_dir)
+    if record is not None and record.tokenizer_identity != loaded.identity:
+        raise UserError(
+            "--tokenizer" if tokenizer else place,
+            f"{tokenizer or loaded.source} is another tokenizer than the one trained with (recorded: "
+            f"{record.tokenizer_identity[:12]}, found: {loaded.identity[:12]})",
+            mend="leave --tokenizer out" if tokenizer else "put the tokenizer files of the training run back",
+        )
+    _check_rows(loaded, found, directory, "--tokenizer" if tokenizer else place)
+    template = record.template if record else None
+    if record is None:
+        template = TEMPLATES_OF_PUBLISHED.get(loaded.known or "")
+        if template:
+            notices.append(f"the tokenizer is the published one of {loaded.known}: its template {template} is used")
+    return Sources(
+        base=base,
+        directory=directory,
+        adapter=found,
+        tokenizer=loaded,
+        template=template,
+        system=record.system if record else None,
+        record=record,
+        notices=tuple(notices),
+    )
+
+
+def _find_adapter_files(model: str | None, adapter: str | None) -> AdapterFiles | None:
+    """The adapter that is meant, or None when ``model`` is a model itself."""
+    if adapter is not None:
+        return read_adapter(adapter, "--adapter")
+    assert model is not None
+    path = Path(model).expanduser()
+    if path.is_file() and path.name == CONFIG_FILE:
+        path = path.parent
+    if not path.is_dir() or ((path / "config.json").is_file() and not (path / CONFIG_FILE).is_file()):
+        return None
+    try:
+        directory = find_adapter(path, "--model")
+    except UserError as error:
+        if "holds no adapter" not in error.problem:
+            raise
+        raise UserError(
+            "--model",
+            f"{path} holds neither a model nor an adapter (no config.json, no {CONFIG_FILE})",
+            expected="the folder of a model, of an adapter or of a training run",
+        ) from error
+    return read_adapter(directory, "--model")
+
+
+def _base_of(adapter: AdapterFiles) -> str:
+    """The base that the adapter's own record, or else its settings, name. Relative paths are also tried from the
+    adapter's folder, so that a folder with both can be moved."""
+    named = (adapter.record.base_model if adapter.record else None) or adapter.base_model_name_or_path
+    if not named:
+        raise UserError(
+            adapter.directory / CONFIG_FILE,
+            "names no base model",
+            mend="name it: --model BASE --adapter " + str(adapter.directory),
+        )
+    for candidate in (Path(named).expanduser(), adapter.directory / named):
+        if candidate.is_dir():
+            return str(candidate)
+    if _is_path(named):
+        raise UserError(
+            adapter.directory,
+            f"its base model {named} does not exist here",
+            mend=f"name the base: --model BASE --adapter {adapter.directory}",
+        )
+    return named
+
+
+def _is_path(name: str) -> bool:
+    """Whether ``name`` can only be a path: it does not look like a hub id."""
+    return not _HUB_ID.fullmatch(name)
+
+
+def _check_rows(tokenizer: TextTokenizer, adapter: AdapterFiles | None, base: Path, place: str) -> None:
+    """Refuse a tokenizer with more ids than the embedding has rows, as far as files tell before weights are loaded."""
+    rows = adapter.embedding_rows() if adapter else None
+    if rows is None:
+        rows = getattr(load_config(base, place).get_text_config(), "vocab_size", None)
+    if isinstance(rows, int) and len(tokenizer) > rows:
+        raise UserError(
+            place,
+            f"the tokenizer has {len(tokenizer):,} tokens, and the model {rows:,} rows",
+            expected="a tokenizer of the model's own size",
+            mend="name the tokenizer that the model was trained with",
+        )
+
+
+def _load_tokenizer(
+    tokenizer: str | None, adapter: AdapterFiles | None, base: Path, revision: str | None, cache_dir: str | None
+) -> TextTokenizer:
+    """The tokenizer that is named, else the adapter's, else the base's."""
+    if tokenizer is not None:
+        return TextTokenizer.load(tokenizer, place="--tokenizer", revision=revision, cache_dir=cache_dir)
+    if adapter is not None and any((adapter.directory / name).is_file() for name in _TOKENIZER_FILES):
+        return TextTokenizer.load(str(adapter.directory), place="--adapter")
+    return TextTokenizer.load(str(base), place="--model")
