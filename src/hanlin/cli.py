@@ -1,4 +1,4 @@
-"""``hanlin VERB ...``: names of verbs, their settings and the function that runs them. Imports a verb when it is called."""
+"""``hanlin VERB ...``: names of verbs, their settings and what runs them. A verb is imported when it is called."""
 
 from __future__ import annotations
 

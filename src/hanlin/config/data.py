@@ -87,4 +87,4 @@ class InstructionConfig:
     train_on: Literal["all", "last"] = "all"
     """Train every answer of a conversation, or the last one only."""
     overlong: Literal["cut", "drop", "error"] = "cut"
-    """A row above --max_length: cut it (prompt first, the stop token stays), drop it, or stop. All are on the ledger."""
+    """A row above --max_length: cut it (prompt first, the stop token stays), drop it, or stop. The ledger tells."""

@@ -79,7 +79,7 @@ def sections(cls: type) -> dict[str, type]:
 
 def flags(cls: type[Any]) -> Mapping[str, Flag]:
     """All flags of a verb's dataclass by name, sections in order of their fields."""
-    return _flags(cls)
+    return _flags(cls)  # type: ignore[arg-type]  # classes are hashable
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -11,9 +12,11 @@ from hanlin.config.environment import read_processes
 from hanlin.config.training import TrainingConfig
 from hanlin.errors import UserError
 
+_FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
+
 
 def training_arguments(
-    config: TrainingConfig, *, autocast: str, has_validation: bool, passed: dict[str, Any]
+    config: TrainingConfig, *, device_type: str, autocast: str, has_validation: bool, passed: dict[str, Any]
 ) -> tuple[TrainingArguments, list[str]]:
     """The trainer's arguments and lines that the user should see.
 
@@ -44,9 +47,6 @@ def training_arguments(
         "max_grad_norm": config.max_grad_norm,
         "bf16": autocast == "bf16",
         "fp16": autocast == "fp16",
-        "gradient_checkpointing": config.gradient_checkpointing,
-        # The re-entrant form needs inputs with gradients and hides that use_cache was on.
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
         "logging_strategy": "steps",
         "logging_steps": _whole(config.logging_steps),
         "logging_first_step": config.logging_first_step,
@@ -69,7 +69,14 @@ def training_arguments(
         "label_names": ["labels"],
         "average_tokens_across_devices": True,
         "dataloader_pin_memory": False,
+        # Without it transformers refuses bf16 on a machine that has no GPU.
+        "use_cpu": device_type == "cpu",
     }
+    if config.gradient_checkpointing:
+        # transformers renamed the pair in 5.2x; both names stand for the same until 6.
+        name = "activation_checkpointing" if "activation_checkpointing" in _FIELDS else "gradient_checkpointing"
+        # The re-entrant form needs inputs with gradients and hides that use_cache was on.
+        fields |= {name: True, f"{name}_kwargs": {"use_reentrant": False}}
     fields.update(passed)
     try:
         return TrainingArguments(**fields), notices

@@ -113,7 +113,7 @@ def describe(logs: dict[str, Any]) -> str:
 
 
 class MetricsFile(TrainerCallback):
-    """Every log entry as one JSON line of ``metrics.jsonl``. A resumed run first drops the lines past its checkpoint."""
+    """Every log entry as one JSON line of ``metrics.jsonl``. Resuming drops lines past the checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -127,7 +127,7 @@ def list_checkpoints(output_dir: Path) -> list[tuple[int, Path]]:
 
 def find_last(output_dir: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint and a line for every broken one that was passed over."""
-    skipped = []
+    skipped: list[str] = []
     for _, folder in reversed(list_checkpoints(output_dir)):
         manifest, fault = verify(folder)
         if manifest is not None:

@@ -1,0 +1,194 @@
+"""transformers' Trainer with our loss, evaluation over all trained tokens, and checkpoints that are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import EvalLoopOutput
+
+from hanlin.errors import UserError
+from hanlin.train.callbacks import peak_memory_bytes
+from hanlin.train.checkpoint import PREFIX, STAGING_PREFIX, rotate, seal
+from hanlin.types import IGNORE_INDEX
+
+SaveExport = Callable[[Path, Path], None]
+"""Writes what other tools read into a staged checkpoint: (folder of the checkpoint's weights, staged folder)."""
+
+
+class HanlinTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """Expects a model with our loss attached (``hanlin.model.attach``) and batches of ``tokens.collate``.
+
+    The loss of an optimizer step is the sum over its trained tokens divided by their number over all micro-batches and
+    ranks, so accumulation and batch size give one trajectory.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        train_dataset: Dataset[Any] | None,
+        eval_dataset: Dataset[Any] | None,
+        eval_bytes: int,
+        collate: Callable[[list[Any]], dict[str, Tensor]],
+        callbacks: list[Any],
+        fingerprint: Mapping[str, Any],
+        save_export: SaveExport,
+        save_total_limit: int | None,
+    ) -> None:
+        """``eval_bytes``: UTF-8 bytes of the evaluated text, for bits per byte; 0 leaves that figure out."""
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collate,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=callbacks,
+        )
+        # Wrappers hide the signature of the attached forward, which takes num_items_in_batch.
+        self.model_accepts_loss_kwargs = True
+        self.eval_bytes = eval_bytes
+        self.fingerprint = dict(fingerprint)
+        self.save_export = save_export
+        self.rotation_limit = save_total_limit
+        self._staging: Path | None = None
+        self._reset_speed()
+
+    # ---- speed, without a synchronising call in the loop ----
+
+    def _reset_speed(self) -> None:
+        self._tokens = 0
+        self._trained: Tensor | int = 0
+        self._since = time.perf_counter()
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Count tokens beside the trainer's own step; that of trained ones stays on the device until it is logged."""
+        self._tokens += inputs["input_ids"].numel()
+        self._trained = self._trained + (inputs["labels"] != IGNORE_INDEX).sum()
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add speed and memory to every training entry."""
+        if "loss" in logs:
+            seconds = max(time.perf_counter() - self._since, 1e-9)
+            processes = self.args.world_size
+            logs["tokens_per_second"] = round(self._tokens * processes / seconds, 1)
+            logs["trained_tokens_per_second"] = round(int(self._trained) * processes / seconds, 1)
+            logs["peak_memory_bytes"] = peak_memory_bytes()
+            self._reset_speed()
+        super().log(logs, start_time)
+
+    # ---- evaluation: sums over all tokens, never a mean of means ----
+
+    @torch.no_grad()
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Loss, accuracy and perplexity over the trained tokens of all rows, and bits per byte of their text.
+
+        Draws no random number and leaves the model's mode as it was, so that a run with evaluation has the trajectory
+        of one without.
+        """
+        started = time.perf_counter()
+        model = self._wrap_model(self.model, training=False, dataloader=dataloader)
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for inputs in dataloader:
+            prepared = self._prepare_inputs(inputs)
+            with self.compute_loss_context_manager():
+                output = model(**prepared)
+            sums += torch.stack([output.nll_sum, output.num_tokens, output.num_correct]).double()
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        model.train(was_training)
+        nll, tokens, correct = sums.tolist()
+        metrics = token_metrics(nll, int(tokens), int(correct), self.eval_bytes, metric_key_prefix)
+        num_samples = self.num_examples(dataloader)
+        metrics[f"{metric_key_prefix}_samples"] = num_samples
+        # The time spent here must not count as training speed.
+        self._since += time.perf_counter() - started
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=num_samples)
+
+    # ---- checkpoints ----
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Let the trainer write into a staging folder, then seal and rename it: a checkpoint is whole or absent."""
+        output_dir = Path(self.args.output_dir)
+        name = f"{PREFIX}{self.state.global_step}"
+        self._staging = output_dir / f"{STAGING_PREFIX}{self.state.global_step}"
+        staged = self._staging / name
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._finish_checkpoint(staged, output_dir / name)
+        except OSError as error:
+            raise self._not_saved(output_dir / name, error) from error
+        except RuntimeError as error:
+            # torch's zip writer turns a full disk into a RuntimeError that names no file.
+            if "write" not in str(error) and "space" not in str(error):
+                raise
+            raise self._not_saved(output_dir / name, OSError(errno.ENOSPC, "no space left")) from error
+        finally:
+            if self._staging is not None and self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+
+    def _finish_checkpoint(self, staged: Path, final: Path) -> None:
+        if self.state.best_global_step == self.state.global_step:
+            self.state.best_model_checkpoint = str(final)
+        self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
+        self.save_export(staged, staged)
+        seal(staged, final, step=self.state.global_step, fingerprint=self.fingerprint)
+        best = self.state.best_model_checkpoint
+        rotate(final.parent, self.rotation_limit, Path(best) if best else None)
+
+    def _not_saved(self, place: Path, error: OSError) -> UserError:
+        with suppress(OSError):
+            shutil.rmtree(place.parent / f"{STAGING_PREFIX}{self.state.global_step}", ignore_errors=True)
+        return UserError(
+            place,
+            f"cannot be written: {error.strerror or error}",
+            mend="free some space and continue with --resume_from_checkpoint last; earlier checkpoints are whole",
+        )
+
+
+def token_metrics(nll: float, tokens: int, correct: int, num_bytes: int, prefix: str) -> dict[str, float]:
+    """Loss (nats per token), accuracy, perplexity and bits per byte from sums over trained tokens.
+
+    Bits per byte is nll / ln 2 / bytes of the text (stop tokens are predicted but have no bytes): unlike loss and
+    perplexity it compares across vocabularies.
+    """
+    loss = nll / max(tokens, 1)
+    metrics: dict[str, float] = {
+        f"{prefix}_loss": loss,
+        f"{prefix}_accuracy": correct / max(tokens, 1),
+        f"{prefix}_perplexity": math.exp(loss) if loss < 700 else math.inf,
+        f"{prefix}_tokens": tokens,
+    }
+    if num_bytes:
+        metrics[f"{prefix}_bits_per_byte"] = nll / math.log(2) / num_bytes
+    return metrics
