@@ -10,6 +10,29 @@ from typing import Any
 from tokenizers import Tokenizer
 
 
+def _byte_alphabet() -> dict[str, int]:
+    """Character to byte of GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes follow at 256."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + rank): byte for rank, byte in enumerate(others)}
+
+
+BYTE_OF = _byte_alphabet()
+
+
+def bytes_of(piece: str) -> bytes:
+    """The bytes that a piece of a byte-level tokenizer stands for."""
+    return bytes(BYTE_OF[char] for char in piece)
+
+
+def is_byte_level(backend: Tokenizer) -> bool:
+    """Whether ``backend`` spells text in the byte alphabet before its BPE model sees it."""
+    state = json.loads(backend.to_str())
+    step = state.get("pre_tokenizer") or {}
+    steps = step.get("pretokenizers", [step])
+    return state["model"]["type"] == "BPE" and any(part.get("type") == "ByteLevel" for part in steps)
+
+
 def merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
     """Merges of a BPE model in tokenizer.json; older files hold ``"a b"``, newer ones ``["a", "b"]``."""
     pairs = []

@@ -19,6 +19,8 @@ from itertools import pairwise
 Word = tuple[str, ...]
 """Pieces of a stretch of text inside which neighbours may be joined."""
 
+Pair = tuple[str, str]
+
 
 @dataclass(frozen=True, slots=True)
 class Merge:
@@ -51,8 +53,8 @@ def learn_merges(
     """
     sequences = [list(word) for word in sorted(words)]
     weights = [words[tuple(word)] for word in sequences]
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    where: dict[tuple[str, str], set[int]] = defaultdict(set)
+    counts: dict[Pair, int] = defaultdict(int)
+    where: dict[Pair, set[int]] = defaultdict(set)
     for index, word in enumerate(sequences):
         for pair in pairwise(word):
             counts[pair] += weights[index]
@@ -70,38 +72,45 @@ def learn_merges(
             continue
         merges.append(Merge(pair[0], pair[1], count))
         known.add(piece)
-        changed: set[tuple[str, str]] = set()
+        changed: dict[Pair, int] = defaultdict(int)
+        # where may name words in which the pair stood once and stands no more; _join leaves those as they are.
         for index in where.pop(pair):
-            word, weight = sequences[index], weights[index]
-            joined = _join(word, pair, piece)
-            for old in pairwise(word):
-                counts[old] -= weight
-                changed.add(old)
-                if old != pair:
-                    where[old].discard(index)
-            for new in pairwise(joined):
-                counts[new] += weight
-                changed.add(new)
-                where[new].add(index)
-            sequences[index] = joined
-        for other in changed:
-            if counts[other] >= min_count:
+            sequences[index], lost, gained = _join(sequences[index], pair, piece)
+            for other in lost:
+                changed[other] -= weights[index]
+            for other in gained:
+                changed[other] += weights[index]
+                where[other].add(index)
+        for other, difference in changed.items():
+            counts[other] += difference
+            if difference and counts[other] >= min_count:
                 heapq.heappush(heap, (-counts[other], other))
-            elif counts[other] <= 0:
-                counts.pop(other)
-                where.pop(other, None)
     return merges
 
 
-def _join(word: list[str], pair: tuple[str, str], piece: str) -> list[str]:
-    """``word`` with each ``pair`` joined, from the left: a a a with (a, a) is aa a."""
+def _join(word: list[str], pair: Pair, piece: str) -> tuple[list[str], list[Pair], list[Pair]]:
+    """``word`` with each ``pair`` joined from the left (a a a with (a, a) is aa a), and the pairs lost and gained.
+
+    A pair that is gained by one join and lost by the next stands in both lists; their difference is what counts.
+    """
     joined: list[str] = []
-    position = 0
-    while position < len(word):
-        if position + 1 < len(word) and word[position] == pair[0] and word[position + 1] == pair[1]:
-            joined.append(piece)
-            position += 2
-        else:
-            joined.append(word[position])
+    lost: list[Pair] = []
+    gained: list[Pair] = []
+    left, right = pair
+    position, end = 0, len(word)
+    while position < end:
+        symbol = word[position]
+        if symbol != left or position + 1 == end or word[position + 1] != right:
+            joined.append(symbol)
             position += 1
-    return joined
+            continue
+        lost.append(pair)
+        if joined:
+            lost.append((joined[-1], left))
+            gained.append((joined[-1], piece))
+        if position + 2 < end:
+            lost.append((right, word[position + 2]))
+            gained.append((piece, word[position + 2]))
+        joined.append(piece)
+        position += 2
+    return joined, lost, gained

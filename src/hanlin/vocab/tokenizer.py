@@ -30,6 +30,7 @@ from hanlin.vocab import spm
 MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "hanlin_tokenizer.json"
 """Beside the tokenizer's files: what only hanlin needs to know (``pad_to_multiple_of``)."""
+BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -324,6 +325,21 @@ class TextTokenizer:
             else:
                 run.append(index)
         yield self._processor.decode(run)
+
+    def token_bytes(self, index: int) -> bytes:
+        """UTF-8 bytes that the token ``index`` stands for; a byte token gives one, the unknown token none."""
+        piece = self._pieces[index]
+        if index in self._special_ids or index in self.hf.added_tokens_decoder:
+            return b"" if index == self.hf.unk_token_id else piece.encode()
+        if self.is_byte_level:
+            return hf_backend.bytes_of(piece)
+        byte = BYTE_PIECE.fullmatch(piece)
+        return bytes([int(byte[1], 16)]) if byte else piece.replace(spm.SPACE, " ").encode()
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether pieces are spelled in the byte alphabet of GPT-2 (``Ġ`` for a space)."""
+        return self._backend is not None and hf_backend.is_byte_level(self._backend)
 
     def pieces(self) -> list[str]:
         """Tokens by id in the spelling of the vocabulary (``▁`` or ``Ġ`` for a space); a hole is an empty string."""
