@@ -60,9 +60,12 @@ def linear_cross_entropy(
     gradient of the weight is added up over chunks in float32. Parts that need no gradient cost nothing. The backward
     pass can run once: it gives its results away instead of copying them.
     """
+    known = (targets != IGNORE_INDEX).nonzero().squeeze(-1)
+    if len(known) < len(targets):
+        hidden, targets = hidden.index_select(0, known), targets[known]
     nll, _ = _chunked(hidden, weight, targets, bias=bias, chunk_size=chunk_size, count_correct=False)
     if reduction == "mean":
-        return nll / (targets != IGNORE_INDEX).sum().clamp(min=1)
+        return nll / max(len(targets), 1)
     return nll
 
 
@@ -88,7 +91,7 @@ def _chunked(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Sum of negative log-likelihoods, and its gradients, in one pass over chunks."""
+    """Sum of negative log-likelihoods, and its gradients, in one pass over chunks. Every row has a target."""
 
     @staticmethod
     def forward(
@@ -109,27 +112,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad_bias = torch.zeros_like(bias, dtype=torch.float32)
         nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
         correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        minus_one = nll.new_full((1, 1), -1.0)
         # Cast once for all chunks; autocast itself would cast the weight again for each.
         with torch.autocast(hidden.device.type, enabled=False):
             cast_weight = weight.to(dtype)
             cast_bias = None if bias is None else bias.to(dtype)
             for start in range(0, len(hidden), chunk_size):
                 part = slice(start, start + chunk_size)
-                rows, answers = hidden[part].to(dtype), targets[part]
-                known = answers != IGNORE_INDEX
-                column = answers.clamp(min=0).unsqueeze(-1)
-                logits = functional.linear(rows, cast_weight, cast_bias)
+                rows, answers = hidden[part].to(dtype), targets[part].unsqueeze(-1)
+                log_probs = torch.log_softmax(
+                    functional.linear(rows, cast_weight, cast_bias), dim=-1, dtype=torch.float32
+                )
+                nll -= log_probs.gather(-1, answers).sum()
                 if count_correct:
-                    correct += ((logits.argmax(dim=-1) == answers) & known).sum()
-                log_probs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-                del logits
-                nll -= (log_probs.gather(-1, column).squeeze(-1) * known).sum()
+                    correct += (log_probs.argmax(dim=-1, keepdim=True) == answers).sum()
                 if not with_grad:
+                    del log_probs
                     continue
-                # d nll / d logits = softmax - one_hot(answer), in the memory of log_probs; no gradient without answer.
-                grad_logits = log_probs.exp_()
-                grad_logits.scatter_add_(-1, column, grad_logits.new_full(column.shape, -1.0))
-                grad_logits.mul_(known.unsqueeze(-1))
+                # d nll / d logits = softmax - one_hot(answer), in the memory of log_probs.
+                grad_logits = log_probs.exp_().scatter_add_(-1, answers, minus_one.expand(len(answers), 1))
+                del log_probs
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(dim=0)
                 grad_logits = grad_logits.to(dtype)
@@ -140,6 +142,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                         grad_weight.addmm_(grad_logits.t(), rows)
                     else:
                         grad_weight += grad_logits.t() @ rows
+                del grad_logits  # before the next chunk, or three of them would be held at a time instead of two
         ctx.mark_non_differentiable(correct)
         ctx.grads = (
             grad_hidden,

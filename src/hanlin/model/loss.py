@@ -164,7 +164,7 @@ def check_parity(model: nn.Module, input_ids: Tensor) -> float:
     Three things are compared, in evaluation mode: the input of the head with the decoder's last hidden state; the
     model's logits with a known ramp that a hook puts in place of the head's output, which finds soft-capping and
     scaling of any strength, also where logits are still small; and the model's own loss with ours, which finds extra
-    terms. input_ids: int64 [B, T].
+    terms (a load-balancing term, however small, is inf). input_ids: int64 [B, T].
     """
     causal_lm = unwrap_causal_lm(model)
     head = causal_lm.get_output_embeddings()  # type: ignore[operator]
@@ -183,14 +183,16 @@ def check_parity(model: nn.Module, input_ids: Tensor) -> float:
     try:
         with mixed_autocast(causal_lm):
             hidden = decoder_of(causal_lm)(input_ids=input_ids, use_cache=False, return_dict=True).last_hidden_state
-            own_loss = causal_lm(input_ids=input_ids, labels=input_ids, use_cache=False).loss.float()
+            own = causal_lm(input_ids=input_ids, labels=input_ids, use_cache=False)
+            if getattr(own, "aux_loss", None) is not None:
+                return float("inf")
             our_loss = token_mean(causal_lm_sums(head, hidden, input_ids), None)
             hook = head.register_forward_hook(replace)
             logits = causal_lm(input_ids=input_ids, use_cache=False).logits
         if not seen or seen[0].shape != hidden.shape:
             return float("inf")
         ramp = seen[1].expand_as(logits)
-        return max(_relative(seen[0], hidden), _relative(logits, ramp), _relative(own_loss, our_loss))
+        return max(_relative(seen[0], hidden), _relative(logits, ramp), _relative(own.loss, our_loss))
     except (AttributeError, TypeError):  # a decoder or an output of another kind: ours cannot work with it
         return float("inf")
     finally:
