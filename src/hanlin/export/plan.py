@@ -15,6 +15,7 @@ from hanlin.errors import UserError
 from hanlin.export.merged import MergedWeights, embedding_name, head_name
 from hanlin.model.adapter_files import AdapterFiles, read_adapter
 from hanlin.model.identity import Record, read_record, weights_identity
+from hanlin.model.load import load_config, resolve_checkpoint
 from hanlin.model.weights import WeightIndex, open_weights
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -72,6 +73,7 @@ def plan_merge(
     index = open_weights(base_folder, "--model")
     notices += index.notices
     base_config = read_config(base_folder)
+    load_config(base_folder)  # an architecture that could not be loaded for the proof is refused before the work
     base_rows = _check_order(index, files)
     steps = _steps(index, files, tied=_is_tied(base_config, index), dtype=dtype)
     _check_embedding_and_head(steps[-1], base_folder)
@@ -140,26 +142,7 @@ def _base_folder(base: Path | str | None, first: AdapterFiles, notices: list[str
         if not name:
             raise UserError("--model", "is missing, and the adapter does not name its base", mend="add --model PATH")
         notices.append(f"the base is {name}, as {first.directory} says")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder, name
-    if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        mend = "" if base is not None else "the base has moved: name it with --model PATH"
-        raise UserError("--model", f"{name} is not a folder", expected="a folder or a hub id", mend=mend)
-    return _downloaded(name), name
-
-
-def _downloaded(name: str) -> Path:
-    """Folder of a hub id, downloaded when it is not there yet; weights, settings and tokenizer, never code."""
-    from huggingface_hub import snapshot_download
-
-    patterns = ["*.json", "*.safetensors", "pytorch_model*.bin", "*.model", "*.txt", "*.tiktoken", "*.jinja"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError("--model", f"{name} is neither a folder nor a model that could be downloaded ({reason})",
-                        mend="name a local folder") from error  # fmt: skip
+    return resolve_checkpoint(name), name
 
 
 def _is_tied(config: Mapping[str, Any], index: WeightIndex) -> bool:

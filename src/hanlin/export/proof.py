@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hanlin.errors import UserError
 from hanlin.export.merged import MergedWeights, head_name
@@ -34,6 +34,7 @@ from hanlin.export.plan import MergePlan, largest_dtype
 from hanlin.export.pth_files import PthWeights
 from hanlin.model.adapter import attach_adapter
 from hanlin.model.identity import tensor_hash
+from hanlin.model.load import load_model, model_from_config
 from hanlin.model.weights import WeightIndex
 
 PROMPTS = (
@@ -219,7 +220,7 @@ def make_prompts(plan: MergePlan) -> list[list[int]]:
 
 def _reference_logits(plan: MergePlan, prompts: Sequence[Sequence[int]]) -> tuple[list[Tensor], float]:
     """Logits of base + adapters, and how much the adapters change those of the base on prompts that the base knows."""
-    model: Any = _load(plan.base_folder)
+    model: Any = load_model(plan.base_folder, dtype=torch.float32)
     base_rows = model.get_input_embeddings().weight.shape[0]
     known = [[token for token in prompt if token < base_rows] or [0] for prompt in prompts]
     before = _logits(model, known)
@@ -235,10 +236,6 @@ def _reference_logits(plan: MergePlan, prompts: Sequence[Sequence[int]]) -> tupl
     return _logits(model, prompts), effect
 
 
-def _load(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-
-
 def _untie(model: Any) -> None:
     """Give the head its own copy of the embedding, as the merge does for an adapter that brings a head."""
     head = model.get_output_embeddings()
@@ -250,9 +247,8 @@ def _written_model(plan: MergePlan, folder: Path, written: WeightIndex) -> PreTr
     """The merged model from the disk: by transformers, or for pth from its parts under our names."""
     gc.collect()  # the reference model has cycles; without this two models would be in memory
     if not isinstance(written, PthWeights):
-        return _load(folder)
-    settings = {key: value for key, value in plan.config.items() if key not in ("model_type", "dtype", "torch_dtype")}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **settings), dtype=torch.float32)
+        return load_model(folder, dtype=torch.float32)
+    model = model_from_config(plan.config, dtype=torch.float32)
     state = {name: written.load(name).float() for name in written.tensors}
     model.load_state_dict(state, strict=head_name(written.tensors) is not None)
     model.tie_weights()
