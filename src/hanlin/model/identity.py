@@ -64,7 +64,9 @@ def read_record(directory: Path | str) -> Record | None:
     for field in fields(Record):
         if field.name not in values:
             raise UserError(file, f"has no field {field.name!r}", mend="restore it from the run that wrote it")
-        value = tuple(values[field.name]) if field.name == "chain" else values[field.name]
+        value = values[field.name]
+        if isinstance(value, list):
+            value = tuple(value)
         if not _fits(value, hints[field.name]):
             raise UserError(file, f"{field.name} is {value!r}", expected=str(hints[field.name]))
         found[field.name] = value

@@ -102,7 +102,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # reported below, all at once and in one line
             **extra,
         )
-    except (ValueError, ImportError, RuntimeError, OSError, KeyError) as error:
+    except (ValueError, ImportError, RuntimeError, OSError, KeyError, AssertionError) as error:
         raise UserError("--model", f"{directory} cannot be loaded ({_reason(error)})") from error
     _check_complete(directory, config, info)
     loaded: PreTrainedModel = model
@@ -119,9 +119,9 @@ def model_from_config(
 ) -> PreTrainedModel:
     """A causal language model with random weights (torch's global generator) for training from scratch.
 
-    ``config`` is a config.json, a folder with one, a model type ("llama"), or values with ``model_type``; ``overrides`` is
-    "hidden_size=512,num_hidden_layers=8"; ``vocab_size`` is that of the tokenizer. Raises UserError for an unknown
-    field or a value that does not fit it.
+    ``config`` is a config.json, a folder with one, a model type ("llama"), or values with ``model_type``;
+    ``overrides`` is "hidden_size=512,num_hidden_layers=8"; ``vocab_size`` is that of the tokenizer. Raises UserError
+    for an unknown field or a value that does not fit it.
     """
     if isinstance(config, Mapping):
         values, place = dict(config), "the model's config"

@@ -7,136 +7,18 @@ published Chinese-LLaMA-Alpaca families only where a file of 2023 carries nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.model.adapter_files import OUTPUT_HEADS, AdapterFiles
-from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import load_config, resolve_checkpoint
-from hanlin.model.weights import WeightIndex, open_weights
+from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
+
+__all__ = ["BaseFacts", "Facts", "TokenizerFacts", "check_modes", "read_base"]
 
 _PADDING = 512  # rows: matrices padded to a multiple of 64 to 512 have fewer spare rows than this
 _SAMPLE = 64  # embedding rows compared to find an adapter that is already in its base
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerFacts:
-    """Plain values about the tokenizer of the run, filled in by the caller."""
-
-    length: int
-    identity: str
-    known: str | None = None
-    """"chinese-llama" and the like when it is one of the published files."""
-    class_name: str | None = None
-    """Class in transformers, such as LlamaTokenizer."""
-    extends_base: bool | None = None
-    """Whether its first pieces are those of the base's own tokenizer; None when the base has none."""
-    bos_id: int | None = None
-    eos_id: int | None = None
-    pad_id: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseFacts:
-    """A base model by its headers. What is expensive is found when it is first asked for."""
-
-    name: str
-    """Path or hub id as given."""
-    directory: Path
-    config: PretrainedConfig
-    index: WeightIndex
-    record: Record | None
-    tokenizer_length: int | None = None
-    """Length of the base's own tokenizer, None when it has none."""
-    tokenizer_identity: str | None = None
-
-    @cached_property
-    def identity(self) -> str:
-        """``weights_identity``; reads the whole checkpoint once."""
-        return weights_identity(self.index)
-
-    @cached_property
-    def modules(self) -> dict[str, tuple[int, ...]]:
-        """Each module with a weight matrix and its shape, by the names of the live model (built without memory)."""
-        return {n.removesuffix(".weight"): tuple(p.shape) for n, p in self._empty.named_parameters() if p.ndim == 2}
-
-    @cached_property
-    def embedding(self) -> str:
-        """Name of the input embedding, such as model.embed_tokens."""
-        return next(n for n, m in self._empty.named_modules() if m is self._empty.get_input_embeddings())
-
-    @cached_property
-    def head(self) -> str | None:
-        """Name of the output head, None when it is tied to the embedding."""
-        head = self._empty.get_output_embeddings()
-        if head is None or self.tied:
-            return None
-        return next(n for n, m in self._empty.named_modules() if m is head)
-
-    @property
-    def tied(self) -> bool:
-        """Whether embedding and head are one matrix."""
-        return bool(getattr(self.config, "tie_word_embeddings", False))
-
-    @property
-    def rows(self) -> int:
-        """Rows of the embedding, from the header of the weights."""
-        info = self.index.tensors.get(f"{self.embedding}.weight")
-        return info.shape[0] if info else int(self.config.get_text_config().vocab_size)
-
-    @cached_property
-    def _empty(self) -> Any:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """One run of ``hanlin pt`` or ``hanlin sft``, before it starts. ``base`` None is training from scratch."""
-
-    verb: Literal["pt", "sft"]
-    tuner: Literal["lora", "full"] = "lora"
-    base: BaseFacts | None
-    tokenizer: TokenizerFacts
-    adapter: AdapterFiles | None = None
-    adapter_tokenizer_identity: str | None = None
-    """Identity of the tokenizer that lies beside the adapter, None when there is none."""
-    lora_flags: tuple[str, ...] = ()
-    """Settings of a new adapter that the user gave, such as lora_rank."""
-    on_lora_flags: Literal["error", "adapter"] = "error"
-    lora: Mapping[str, object] = field(default_factory=dict)
-    """Resolved settings of a new adapter, defaults included, for the notice."""
-    target_modules: tuple[str, ...] = ("all-linear",)
-    modules_to_save: tuple[str, ...] = ()
-
-
-def read_base(
-    path_or_id: str | Path,
-    *,
-    place: str = "--model",
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    tokenizer_length: int | None = None,
-    tokenizer_identity: str | None = None,
-) -> BaseFacts:
-    """Facts about a base model from its config, headers and record; raises UserError when they cannot be read."""
-    directory = resolve_checkpoint(path_or_id, place=place, revision=revision, cache_dir=cache_dir)
-    return BaseFacts(
-        name=str(path_or_id),
-        directory=directory,
-        config=load_config(directory, place),
-        index=open_weights(directory, place),
-        record=read_record(directory),
-        tokenizer_length=tokenizer_length,
-        tokenizer_identity=tokenizer_identity,
-    )
 
 
 def check_modes(facts: Facts) -> list[str]:
@@ -243,7 +125,8 @@ def _check_width(base: BaseFacts, adapter: AdapterFiles) -> None:
             has = f"has no {module}" if own is None else f"has {list(own)}"
             raise UserError(
                 "--adapter",
-                f"{adapter.name} was trained on a model of another size: its {module} is {list(shape)}, {base.name} {has}",
+                f"{adapter.name} was trained on a model of another size: its {module} is {list(shape)},"
+                f" {base.name} {has}",
                 mend="use the base that the adapter was trained on",
             )
 
@@ -254,7 +137,8 @@ def _check_adapter_tokenizer(facts: Facts, adapter: AdapterFiles) -> None:
     if own is not None and own != facts.tokenizer.identity:
         raise UserError(
             "--tokenizer",
-            f"is not the tokenizer that {adapter.name} was trained with ({facts.tokenizer.identity[:12]}, not {own[:12]})",
+            f"is not the tokenizer that {adapter.name} was trained with"
+            f" ({facts.tokenizer.identity[:12]}, not {own[:12]})",
             mend="leave --tokenizer out, so that the adapter's own is taken",
         )
 
@@ -275,7 +159,7 @@ def _check_own_base(facts: Facts, base: BaseFacts, adapter: AdapterFiles) -> Non
             raise UserError(
                 "--model",
                 f"{base.name} ({base.rows} rows) is not the base of {adapter.name}",
-                expected=f"{record.base_model} with {record.base_vocab_rows} rows and weights {record.base_identity[:12]}",
+                expected=f"{record.base_model}, {record.base_vocab_rows} rows, weights {record.base_identity[:12]}",
                 mend="name the base that the adapter was trained on",
             )
         return
@@ -375,11 +259,11 @@ def _check_names(facts: Facts, base: BaseFacts) -> None:
 def _check_tokenizer(facts: Facts, base: BaseFacts) -> list[str]:
     """The tokenizer is the base's own, or extends it; a matrix is never made smaller."""
     tokenizer = facts.tokenizer
-    own = [base.tokenizer_identity, base.record.tokenizer_identity if base.record else None]
+    own = _own_tokenizers(base)
     if tokenizer.identity in own:
         return []
     if tokenizer.length < base.rows and tokenizer.extends_base is not True:
-        unknown = tokenizer.extends_base is None and not any(own)
+        unknown = tokenizer.extends_base is None and not own
         if not (unknown and base.rows % 64 == 0 and base.rows - tokenizer.length < _PADDING):
             raise UserError(
                 "--tokenizer",
@@ -400,8 +284,9 @@ def _check_tokenizer(facts: Facts, base: BaseFacts) -> list[str]:
 
 def _check_growth(facts: Facts, base: BaseFacts) -> None:
     """New rows must be trained and saved, or they stay as they start and the adapter cannot be merged."""
-    old = min(base.rows, base.tokenizer_length or base.rows)
-    if facts.tuner == "full" or facts.tokenizer.length <= old or facts.tokenizer.identity == base.tokenizer_identity:
+    same = facts.tokenizer.identity in _own_tokenizers(base)
+    old = base.rows if same else min(base.rows, base.tokenizer_length or base.rows)  # new pieces may use spare rows
+    if facts.tuner == "full" or facts.tokenizer.length <= old:
         return
     if facts.adapter is not None:
         saved = tuple(name.removesuffix(".weight") for name in facts.adapter.full_tensors())
@@ -444,6 +329,11 @@ def _special_ids(facts: Facts, base: BaseFacts) -> list[str]:
     if not wrong:
         return []
     return [f"config.json of {base.name} says {', '.join(wrong)}; the tokenizer's ids are used; correct config.json"]
+
+
+def _own_tokenizers(base: BaseFacts) -> set[str]:
+    """Identities of the tokenizers that the base is known to go with."""
+    return {i for i in (base.tokenizer_identity, base.record.tokenizer_identity if base.record else None) if i}
 
 
 def _trained(module: str, names: tuple[str, ...]) -> bool:
