@@ -363,6 +363,18 @@ def test_padded_matrices_are_fine(made, tmp_path):
     check_modes(continued("pt", base_of(made("grow-False", 64)), 100, adapter))
 
 
+def test_a_record_allows_any_padding(made, tmp_path):
+    base = made("grow-False", 64)
+    adapter = tiny_adapter(tmp_path / "a", base, embedding_rows=1024)
+    with pytest.raises(UserError, match="has 80 pieces, a was trained with 1024 embedding rows"):
+        check_modes(continued("pt", base_of(base), 80, adapter))
+    write_record(adapter, record(tokenizer_identity="tokenizer-80"))
+    check_modes(continued("pt", base_of(base), 80, adapter))
+    write_record(adapter, record(tokenizer_identity="tokenizer-2000"))
+    with pytest.raises(UserError, match="has 2000 pieces, a was trained with 1024 embedding rows"):
+        check_modes(continued("pt", base_of(base), 2000, adapter))
+
+
 @pytest.mark.parametrize("extends_base", [False, None])
 def test_a_model_is_never_made_smaller(made, extends_base):
     base = base_of(made("base-49954", V1_ALPACA))

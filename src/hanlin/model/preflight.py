@@ -189,7 +189,8 @@ def _check_published(facts: Facts, base: BaseFacts, adapter: AdapterFiles) -> No
     """Adapters of 2023 carry no record: the rules of the two published families, by name and size."""
     rows, name, refuse = adapter.embedding_rows(), _normal(adapter.name), "--adapter"
     published = re.search(r"chinese-(llama|alpaca)(-2)?(-plus|-pro)?-lora", name) is not None
-    elsewhere = _normal(Path(adapter.base_model_name_or_path or "").name) != _normal(base.directory.name)
+    here = {_normal(Path(base.name).name), _normal(base.directory.name)}
+    elsewhere = _normal(Path(adapter.base_model_name_or_path or "").name) not in here
     family = facts.tokenizer.known in ("chinese-llama", "chinese-alpaca", "chinese-llama-2")
     if rows == base.rows and (published or (family and elsewhere)):
         second = rows == 55296
@@ -233,8 +234,11 @@ def _check_adapter_rows(facts: Facts, base: BaseFacts, adapter: AdapterFiles) ->
             f"{base.name} has {base.rows} rows, {adapter.name} was trained with {rows}",
             expected="the base that the adapter was trained on",
         )
-    padded = adapter.record is not None or rows == base.rows or rows % 64 == 0
-    if rows != length and not (padded and 0 < rows - length < _PADDING):
+    if adapter.record is not None:
+        fits = rows >= length  # the same tokenizer, as the record says; more rows are padding
+    else:
+        fits = rows == length or ((rows == base.rows or rows % 64 == 0) and 0 < rows - length < _PADDING)
+    if not fits:
         raise UserError(
             "--tokenizer",
             f"has {length} pieces, {adapter.name} was trained with {rows} embedding rows",
