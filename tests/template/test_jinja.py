@@ -19,12 +19,12 @@ from hanlin.vocab.tokenizer import TextTokenizer
 
 CHATML = """\
 {% for message in messages %}
-    {%- if loop.first and message['role'] != 'system' %}
+    {% if loop.first and message['role'] != 'system' %}
         {{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' }}
     {%- endif %}
     {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}
 {%- endfor %}
-{%- if add_generation_prompt %}
+{% if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
 

@@ -98,6 +98,25 @@ def test_the_marker_before_the_answer_stays() -> None:
     assert fitted.ids[1:first] == encoded.ids[201 - KEPT_PROMPT : 201]
 
 
+def test_with_little_room_half_is_for_the_answer() -> None:
+    encoded = row((30, 30))
+    fitted = fit(encoded, 10, "cut", bos_id=BOS).encoded
+    assert fitted is not None
+    assert fitted.ids == [BOS, *encoded.ids[27:35], STOP]
+    two = fit(encoded, 2, "cut", bos_id=BOS).encoded
+    assert two is not None
+    assert two.labels == [IGNORE_INDEX, STOP]
+
+
+def test_answers_that_follow_each_other_directly() -> None:
+    encoded = row((30, 30), (0, 30))
+    fitted = fit(encoded, 20, "cut", bos_id=BOS)
+    assert fitted.encoded is not None
+    assert fitted.encoded.ids == [BOS, *encoded.ids[22:40], STOP]
+    assert fitted.encoded.turn_ends == (20,)
+    assert fitted.detail.endswith("cut 21 of the prompt, 21 of the answer, 31 of the turns")
+
+
 def test_history_that_is_not_trained_is_prompt() -> None:
     """With the last answer trained only, the turns before it are cut from the left, not the answer."""
     encoded = row((20, 20), (9, 9), trained=(1,))
