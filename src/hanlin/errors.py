@@ -23,13 +23,14 @@ class UserError(Exception):
         self.mend = mend
         super().__init__(self._line())
 
+    @property
+    def reason(self) -> str:
+        """The line without its place."""
+        parts = [self.problem, f"expected {self.expected}" if self.expected else "", self.mend]
+        return " ".join("; ".join(part for part in parts if part).split())
+
     def _line(self) -> str:
-        parts = [f"{self.place}: {self.problem}"]
-        if self.expected:
-            parts.append(f"expected {self.expected}")
-        if self.mend:
-            parts.append(self.mend)
-        return " ".join("; ".join(parts).split())
+        return f"{self.place}: {self.reason}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

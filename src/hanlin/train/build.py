@@ -65,7 +65,7 @@ def build_model(
 
 def _base(start: Start, config: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
     if start.base is not None:
-        return load_model(start.base, dtype=dtype, attn_implementation=config.attn_implementation)
+        return load_model(start.base.directory, dtype=dtype, attn_implementation=config.attn_implementation)
     assert config.model_config is not None, "the configuration asks for a model or a model_config"
     source: str | dict[str, str] = config.model_config
     if not Path(config.model_config).exists() and "/" not in config.model_config and "." not in config.model_config:

@@ -125,7 +125,7 @@ def fingerprint_of(
         "rows": len(data.train),
         "max_length": config.source.max_length,
         "tokenizer": start.tokenizer.identity,
-        "base": start.base_identity,
+        "base": start.base.identity if start.base else None,
         "seed": config.training.seed,
         "tokens of one step (rows)": batch,
         "learning_rate": config.training.learning_rate,

@@ -5,6 +5,7 @@ Documents and conversations differ only in how a row becomes ids and labels; the
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +96,8 @@ class ConversationRows:
     def settings(self) -> dict[str, Any]:
         """What decides the tokens besides content and tokenizer."""
         settings = {"kind": "conversations", "max_length": self.max_length, **asdict(self.instruction)}
+        if "strftime_now" in self.template_source:  # a template that writes the date gives other tokens tomorrow
+            settings["date"] = datetime.date.today().isoformat()
         return {**settings, "template": self.template_source, "system": self.renderer.system}
 
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
@@ -103,7 +106,7 @@ class ConversationRows:
         pairs = encode_rows(conversations, self.renderer, self.tokenizer, train_on=self.instruction.train_on)
         for conversation, encoded in pairs:
             if isinstance(encoded, UserError):
-                ledger.record(conversation.place, "dropped", "does not fit the template", encoded.problem)
+                ledger.record(conversation.place, "dropped", "does not fit the template", encoded.reason)
                 continue
             fitted = fit(encoded, self.max_length, self.instruction.overlong, bos_id=self.tokenizer.bos_id)
             if fitted.encoded is None and fitted.reason == "too long" and self.instruction.overlong == "error":

@@ -22,6 +22,14 @@ ADAPTER_FOLDERS = {"pt": "pt_lora_model", "sft": "sft_lora_model"}
 """The names that older tools wrote and that merge scripts look for (specification 1.4)."""
 
 
+def _lasting_name(start: Start) -> str | None:
+    """The base as a record names it: a folder by its full path, so that it is found from everywhere, else the hub id."""
+    if start.base is None:
+        return None
+    folder = Path(start.base.name).expanduser()
+    return str(folder.resolve()) if folder.exists() else start.base.name
+
+
 class Saver:
     """Writes the weights of one run with tokenizer and record, in checkpoints and at the end."""
 
@@ -29,17 +37,17 @@ class Saver:
         self.verb = verb
         self.start = start
         self.model = model
-        self.base_name = start.base_name
+        self.base_name = _lasting_name(start)
         self.record = Record(
             kind="adapter" if isinstance(model, PeftModel) else "model",
             stage="pt" if verb == "pt" else "sft",
-            base_model=start.base_name,
-            base_identity=start.base_identity,
+            base_model=self.base_name,
+            base_identity=start.base.identity if start.base else None,
             tokenizer_identity=start.tokenizer.identity,
             template=start.renderer.name if start.renderer else start.inherited_template,
             system=start.renderer.system if start.renderer else start.inherited_system,
             chain=start.chain,
-            base_vocab_rows=start.base_rows,
+            base_vocab_rows=start.base.rows if start.base else None,
             hanlin_version=__version__,
         )
 

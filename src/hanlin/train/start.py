@@ -8,13 +8,16 @@ from typing import Literal
 
 from rich.console import Console
 
+from hanlin.config.adapter import LORA_FLAGS
 from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.errors import UserError
-from hanlin.model.adapter_files import AdapterFiles, is_embedding, read_adapter
-from hanlin.model.identity import Record, read_record, weights_identity
+from hanlin.model.adapter_files import AdapterFiles, read_adapter
+from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
+from hanlin.model.identity import Record
 from hanlin.model.load import resolve_checkpoint
-from hanlin.model.weights import WeightIndex, open_weights
-from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer, SpecialTokens, resolve_renderer
+from hanlin.model.preflight import check_modes
+from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer, resolve_renderer
+from hanlin.tokens.encode import special_tokens
 from hanlin.vocab.tokenizer import TextTokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
@@ -25,18 +28,17 @@ class Start:
     """What a run starts from."""
 
     tokenizer: TextTokenizer
-    base: Path | None
-    """Local folder of the base; None when training from scratch."""
-    base_name: str | None
-    """The base as it was named."""
+    base: BaseFacts | None
+    """None when training from scratch."""
     base_tokenizer: TextTokenizer | None
-    base_record: Record | None
-    base_rows: int | None
-    """Rows of the base's embedding."""
-    base_identity: str | None
     adapter: AdapterFiles | None
     renderer: Renderer | None
     """How conversations are written; None in pre-training."""
+
+    @property
+    def base_record(self) -> Record | None:
+        """Where the base comes from, when hanlin made it."""
+        return self.base.record if self.base else None
 
     @property
     def chain(self) -> tuple[str, ...]:
@@ -65,34 +67,74 @@ class Start:
 def open_start(verb: Literal["pt", "sft"], config: PtConfig | SftConfig, console: Console) -> Start:
     """Read headers, tokenizers and records and check that they fit one another. Raises UserError."""
     adapter = read_adapter(config.adapter.adapter) if config.adapter.adapter else None
-    base, base_tokenizer, index = _base(config)
+    base, base_tokenizer = _base(config)
     tokenizer = _tokenizer(config, adapter, base_tokenizer)
-    record = read_record(base) if base is not None else None
-    rows = embedding_rows(index) if index is not None else None
-    renderer = _renderer(config, tokenizer, adapter, record) if isinstance(config, SftConfig) else None
-    start = Start(
-        tokenizer=tokenizer,
-        base=base,
-        base_name=config.model.model,
-        base_tokenizer=base_tokenizer,
-        base_record=record,
-        base_rows=rows,
-        base_identity=weights_identity(index) if index is not None else None,
-        adapter=adapter,
-        renderer=renderer,
-    )
-    for notice in check_start(verb, config, start):
+    for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter)):
         console.print(notice, highlight=False, markup=False)
-    return start
+    record = base.record if base is not None else None
+    renderer = _renderer(config, tokenizer, adapter, record) if isinstance(config, SftConfig) else None
+    return Start(tokenizer, base, base_tokenizer, adapter, renderer)
 
 
-def _base(config: PtConfig | SftConfig) -> tuple[Path | None, TextTokenizer | None, WeightIndex | None]:
-    if config.model.model is None:
-        return None, None, None
-    folder = resolve_checkpoint(config.model.model, revision=config.model.revision, cache_dir=config.model.cache_dir)
-    has_tokenizer = any((folder / name).is_file() for name in _TOKENIZER_FILES)
-    tokenizer = TextTokenizer.load(str(folder), place="--model") if has_tokenizer else None
-    return folder, tokenizer, open_weights(folder, "--model")
+def _facts(
+    verb: Literal["pt", "sft"],
+    config: PtConfig | SftConfig,
+    base: BaseFacts | None,
+    base_tokenizer: TextTokenizer | None,
+    tokenizer: TextTokenizer,
+    adapter: AdapterFiles | None,
+) -> Facts:
+    own = _tokenizer_of(adapter)
+    settings = config.adapter
+    return Facts(
+        verb=verb,
+        tuner=settings.tuner,
+        base=base,
+        tokenizer=TokenizerFacts(
+            length=len(tokenizer),
+            identity=tokenizer.identity,
+            known=tokenizer.known,
+            class_name=type(tokenizer.hf).__name__,
+            extends_base=tokenizer.extends(base_tokenizer) if base_tokenizer is not None else None,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+        ),
+        adapter=adapter,
+        adapter_tokenizer_identity=own.identity if own is not None else None,
+        lora_flags=tuple(name for name in LORA_FLAGS if name in config.given),
+        on_lora_flags=settings.on_lora_flags,
+        lora={name: getattr(settings, name) for name in LORA_FLAGS},
+        target_modules=settings.lora_target_modules,
+        modules_to_save=settings.modules_to_save,
+    )
+
+
+def _base(config: PtConfig | SftConfig) -> tuple[BaseFacts | None, TextTokenizer | None]:
+    name = config.model.model
+    if name is None:
+        return None, None
+    folder = resolve_checkpoint(name, revision=config.model.revision, cache_dir=config.model.cache_dir)
+    tokenizer = _tokenizer_in(folder, "--model")
+    base = read_base(
+        name,
+        revision=config.model.revision,
+        cache_dir=config.model.cache_dir,
+        tokenizer_length=len(tokenizer) if tokenizer else None,
+        tokenizer_identity=tokenizer.identity if tokenizer else None,
+    )
+    return base, tokenizer
+
+
+def _tokenizer_in(folder: Path, place: str) -> TextTokenizer | None:
+    """The tokenizer in a folder, None when it holds none."""
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    return TextTokenizer.load(str(folder), place=place)
+
+
+def _tokenizer_of(adapter: AdapterFiles | None) -> TextTokenizer | None:
+    return _tokenizer_in(adapter.directory, "--adapter") if adapter is not None else None
 
 
 def _tokenizer(
@@ -103,8 +145,9 @@ def _tokenizer(
         return TextTokenizer.load(
             config.model.tokenizer, revision=config.model.revision, cache_dir=config.model.cache_dir
         )
-    if adapter is not None and any((adapter.directory / name).is_file() for name in _TOKENIZER_FILES):
-        return TextTokenizer.load(str(adapter.directory), place="--adapter")
+    own = _tokenizer_of(adapter)
+    if own is not None:
+        return own
     if base_tokenizer is None:
         raise UserError(
             "--tokenizer",
@@ -123,19 +166,5 @@ def _renderer(
     if name is None and record is not None and record.template:
         name = record.template
         system = record.system if system is None else system
-    pieces = tokenizer.pieces()
-    special = SpecialTokens(
-        bos=tokenizer.bos_token,
-        eos=tokenizer.eos_token,
-        all=tuple(pieces[index] for index in sorted(tokenizer.special_ids)),
-    )
+    special = special_tokens(tokenizer)
     return resolve_renderer(name, chat_template=tokenizer.chat_template, special=special, system=system)
-
-
-def embedding_rows(index: WeightIndex) -> int | None:
-    """Rows of the input embedding, from the header; None when it has an unknown name."""
-    return next((t.shape[0] for name, t in index.tensors.items() if is_embedding(name)), None)
-
-
-def check_start(verb: str, config: PtConfig | SftConfig, start: Start) -> list[str]:
-    return []

@@ -27,7 +27,7 @@ SaveExport = Callable[[Path, Path], None]
 """Writes what other tools read into a staged checkpoint: (folder of the checkpoint's weights, staged folder)."""
 
 
-class HanlinTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+class HanlinTrainer(Trainer):
     """Expects a model with our loss attached (``hanlin.model.attach``) and batches of ``tokens.collate``.
 
     The loss of an optimizer step is the sum over its trained tokens divided by their number over all micro-batches and
