@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hanlin.config.aliases import ALIASES, RETIRED, Alias
+from hanlin.config.aliases import ALIASES, REFUSED, RETIRED, Alias, Refused
 from hanlin.config.fields import HIDDEN, Flag, build, flags
 from hanlin.config.passthrough import trainer_fields, trainer_value
 from hanlin.config.values import from_value, from_words
+from hanlin.config.words import check_flag, check_words
 from hanlin.errors import UserError, did_you_mean, nearest
 
 
@@ -26,8 +27,12 @@ class Parsed:
     notices: list[str] = field(default_factory=list)
 
 
+Defaults = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From the settings that were named to those that an older entry point sets otherwise than the verb."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Names:
+class Names:
     """Names that a verb answers to."""
 
     flags: Mapping[str, Flag]
@@ -41,43 +46,54 @@ class _Names:
         return set(self.flags) | aliases | passed | self.extra
 
     def alias(self, name: str) -> Alias | None:
+        """What an older spelling means for this verb, or None."""
         return next((alias for alias in ALIASES.get(name, ()) if self._has(alias.name)), None)
+
+    def refused(self, name: str) -> Refused | None:
+        """Why this verb does not do what a flag asks for, or None."""
+        found = REFUSED.get(name)
+        return found if found is not None and (not found.beside or found.beside in self.flags) else None
 
     def _has(self, name: str) -> bool:
         return name in self.flags or (self.passthrough and name in trainer_fields())
 
 
-def parse(cls: type[Any], argv: list[str]) -> tuple[Any, list[str]]:
-    """Read ``argv`` (without verb) into ``cls``; returns the configuration and the notices. Raises UserError."""
-    names = _Names(flags(cls), "trainer" in _hidden(cls), frozenset({"config"}))
-    positional, pairs = _split(argv)
+def names_of(cls: type[Any]) -> Names:
+    """The names that the verb with the settings ``cls`` answers to."""
+    return Names(flags(cls), "trainer" in _hidden(cls), frozenset({"config"}))
+
+
+def parse(cls: type[Any], argv: list[str], defaults: Defaults | None = None) -> tuple[Any, list[str]]:
+    """Read ``argv`` (without verb) into ``cls``; returns the configuration and the notices. Raises UserError.
+
+    ``defaults`` gives settings for what was not named; they do not count as given.
+    """
+    names = names_of(cls)
+    positional, pairs = split(argv)
     parsed = Parsed()
     config_file = _take_positional(cls, positional, pairs, names)
     for path in config_file:
         _read_yaml(path, names, parsed)
-    from_file = set(parsed.values)
     for name, words in pairs:
         _take_flag(name, words, names, parsed)
-    given = frozenset(parsed.values) if not from_file else frozenset(parsed.values) | from_file
-    return build(cls, parsed.values, given=given, trainer=parsed.trainer), parsed.notices
+    given = frozenset(parsed.values)
+    values = {**(defaults(parsed.values) if defaults else {}), **parsed.values}
+    return build(cls, values, given=given, trainer=parsed.trainer), parsed.notices
 
 
 def _hidden(cls: type[Any]) -> set[str]:
     return HIDDEN & set(getattr(cls, "__dataclass_fields__", {}))
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def split(argv: list[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Positional words before the first flag, then (flag, words) pairs. ``--a=b`` is ``--a b``."""
     positional: list[str] = []
     pairs: list[tuple[str, list[str]]] = []
     for word in argv:
+        check_flag(word)
         if word.startswith("--") and len(word) > 2:
             name, equals, value = word[2:].partition("=")
             pairs.append((name.replace("-", "_"), [value] if equals else []))
-        elif word.startswith(("—", "–", "――")):
-            raise UserError(
-                word, "begins with a long dash", expected="two hyphens", mend=f"write --{word.lstrip('—–―')}"
-            )
         elif pairs:
             pairs[-1][1].append(word)
         elif not word.strip():
@@ -88,7 +104,7 @@ def _split(argv: list[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 
 def _take_positional(
-    cls: type[Any], positional: list[str], pairs: list[tuple[str, list[str]]], names: _Names
+    cls: type[Any], positional: list[str], pairs: list[tuple[str, list[str]]], names: Names
 ) -> list[str]:
     """Give positional words to the fields that take them; returns the configuration files."""
     takers: tuple[str, ...] = getattr(cls, "positional", ())
@@ -118,7 +134,7 @@ def _take_positional(
     return [words[0] for words in files]
 
 
-def _read_yaml(path: str, names: _Names, parsed: Parsed) -> None:
+def _read_yaml(path: str, names: Names, parsed: Parsed) -> None:
     """Take every setting of a YAML (or JSON) file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -139,7 +155,7 @@ def _read_yaml(path: str, names: _Names, parsed: Parsed) -> None:
         place = f"{path}: {key}"
         alias = names.alias(name)
         if name not in names.flags and alias is not None:
-            name = alias.name
+            name, value = alias.name, alias.value([str(value)])[0] if alias.value else value
         if name in names.flags:
             parsed.values[name] = from_value(names.flags[name], value, place)
         elif name == "trainer" and isinstance(value, dict) and names.passthrough:
@@ -148,6 +164,8 @@ def _read_yaml(path: str, names: _Names, parsed: Parsed) -> None:
             parsed.trainer[name] = value
         elif name in RETIRED:
             parsed.notices.append(f"{place}: {RETIRED[name]}")
+        elif (refused := names.refused(name)) is not None:
+            refused.check(place, [str(value)])
         else:
             raise UserError(place, "is not a setting of this verb", mend=did_you_mean(name, names.known()))
 
@@ -161,20 +179,23 @@ def _known_trainer_fields(values: dict[str, Any], place: str) -> dict[str, Any]:
     return values
 
 
-def _take_flag(name: str, words: list[str], names: _Names, parsed: Parsed) -> None:
+def _take_flag(name: str, words: list[str], names: Names, parsed: Parsed) -> None:
     """Take one ``--name words``: as itself, an older spelling, a trainer field, or a prefix of one of them."""
     spelled = name
     alias = None
+    check_words(name, words)
     if name not in names.flags:
         alias = names.alias(name)
-        if alias is None and name not in RETIRED and name not in names.known():
+        if alias is None and name not in RETIRED and not names.refused(name) and name not in names.known():
             name = _unabbreviated(name, names)
             alias = names.alias(name) if name not in names.flags else None
     if alias is not None:
         words = alias.value(words) if alias.value else words
         name = alias.name
+        if alias.notice:
+            parsed.notices.append(f"--{spelled}: {alias.notice}")
     if name in names.flags:
-        value = from_words(names.flags[name], words)
+        value = from_words(names.flags[name], words, place=f"--{spelled}")
         if parsed.spelled.get(name, spelled) != spelled and parsed.values[name] != value:
             raise UserError(
                 f"--{spelled}",
@@ -187,11 +208,13 @@ def _take_flag(name: str, words: list[str], names: _Names, parsed: Parsed) -> No
         parsed.trainer[name] = trainer_value(name, words)
     elif name in RETIRED:
         parsed.notices.append(f"--{name}: {RETIRED[name]}")
+    elif (refused := names.refused(name)) is not None:
+        refused.check(f"--{name}", words)
     else:
         raise _unknown(name, names)
 
 
-def _unabbreviated(name: str, names: _Names) -> str:
+def _unabbreviated(name: str, names: Names) -> str:
     """The one name that begins with ``name`` (argparse's abbreviation, which the older tools allowed)."""
     candidates = {known for known in names.known() if known.startswith(name)} if len(name) > 3 else set()
     targets = {alias.name if (alias := names.alias(known)) else known for known in candidates}
@@ -202,7 +225,7 @@ def _unabbreviated(name: str, names: _Names) -> str:
     raise _unknown(name, names)
 
 
-def _unknown(name: str, names: _Names) -> UserError:
-    match = nearest(name, names.known() | set(RETIRED))
+def _unknown(name: str, names: Names) -> UserError:
+    match = nearest(name, names.known() | RETIRED.keys())
     mend = f"did you mean --{match}?" if match else "see --help for the flags of this verb"
     return UserError(f"--{name}", "is not a flag of this verb", mend=mend)

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hanlin.config.words import EMPTY_VARIABLE
 from hanlin.errors import UserError
 
 
@@ -35,7 +36,7 @@ def trainer_value(name: str, texts: list[str]) -> Any:
     """The value of a passed-through flag: true when bare, a list of several, else read as YAML."""
     if not texts:
         if "bool" not in trainer_fields()[name]:
-            raise UserError(f"--{name}", "has no value", expected=trainer_fields()[name], mend=f"write --{name} VALUE")
+            raise UserError(f"--{name}", "has no value", expected=trainer_fields()[name], mend=EMPTY_VARIABLE)
         return True
     if len(texts) > 1:
         return texts

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from hanlin.config.fields import Flag
+from hanlin.config.words import EMPTY_VARIABLE
 from hanlin.errors import UserError, did_you_mean
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
 
-def from_words(flag: Flag, words: list[str]) -> Any:
-    """The value of ``flag`` given as ``--flag word word``. Raises UserError."""
-    place = f"--{flag.name}"
+def from_words(flag: Flag, words: list[str], *, place: str = "") -> Any:
+    """The value of ``flag`` given as ``--flag word word``. Raises UserError at ``place``, the flag as it was spelled."""
+    place = place or f"--{flag.name}"
     if flag.kind == "bool" and not words:
         return True
     if not words or words == [""]:
@@ -21,17 +22,10 @@ def from_words(flag: Flag, words: list[str]) -> Any:
             place,
             "has no value",
             expected=_expectation(flag),
-            mend="if the value comes from a shell variable, that variable is empty or its name is misspelt",
+            mend=EMPTY_VARIABLE,
         )
     if flag.kind == "list":
         return tuple(part for word in words for part in word.split(",") if part)
-    blank = [word for word in words[1:] if not word.strip()]
-    if blank:
-        raise UserError(
-            place,
-            "is followed by an argument of white space only",
-            mend="a line of the script ends in a backslash and then a space: delete the space after the backslash",
-        )
     if len(words) > 1:
         raise UserError(place, f"takes one value and got {len(words)}: {' '.join(words)}", expected=_expectation(flag))
     return from_value(flag, words[0], place)
@@ -61,10 +55,7 @@ def _bool(flag: Flag, value: Any, place: str) -> bool:
     text = str(value).lower()
     if text in _TRUE | _FALSE:
         return text in _TRUE
-    mend = ""
-    if text.startswith("["):
-        mend = "the brackets and the bar of the manual were pasted: choose one of the two words"
-    raise UserError(place, f"is {value!r}", expected="true or false", mend=mend)
+    raise UserError(place, f"is {value!r}", expected="true or false")
 
 
 def _choice(flag: Flag, value: str, place: str) -> str:
