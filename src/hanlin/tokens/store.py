@@ -288,7 +288,7 @@ class StoreWriter:
         return UserError(
             self.directory,
             f"cannot write the token store: {error.strerror or error}",
-            mend="free some space or choose another folder with --cache_dir",
+            mend="free some space or choose another folder with --data_cache_dir",
         )
 
     def __enter__(self) -> Self:
