@@ -134,6 +134,13 @@ def test_full_tuning_may_grow_and_from_scratch_has_no_base(made):
     assert check_modes(Facts(verb="pt", tuner="full", base=None, tokenizer=tokenizer(V2))) == []
 
 
+def test_full_tuning_takes_no_adapter(made, tmp_path):
+    base = made("grow-False", 64)
+    facts = continued("pt", base_of(base), 64, tiny_adapter(tmp_path / "a", base), tuner="full")
+    with pytest.raises(UserError, match="--tuner full trains no adapter; merge the adapter into its base first"):
+        check_modes(facts)
+
+
 # --- the violations of table 4.5, row by row ---
 
 
@@ -292,6 +299,13 @@ def test_adapter_rows_and_tokenizer_length(made, tmp_path, rows, length):
     adapter = tiny_adapter(tmp_path / "a", base, embedding_rows=rows)
     with pytest.raises(UserError, match=f"has {length} pieces, a was trained with {rows} embedding rows"):
         check_modes(continued("pt", base_of(base), length, adapter))
+
+
+def test_adapter_with_fewer_rows_than_the_base(made, tmp_path):
+    """The Chinese-LLaMA adapter on a merged Chinese-Alpaca: one row would be cut off."""
+    adapter = tiny_adapter(tmp_path / "a", made("base-32000", LLAMA), embedding_rows=V1_LLAMA)
+    with pytest.raises(UserError, match="has 49954 rows, a was trained with 49953"):
+        check_modes(continued("pt", base_of(made("base-49954", V1_ALPACA)), V1_LLAMA, adapter))
 
 
 @pytest.mark.parametrize(
