@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -87,6 +88,21 @@ def test_a_batch_answers_as_each_row_alone(model_dir: Path, penalty: float) -> N
     assert len(lengths) == len(QUESTIONS), "rows of one length would not be padded"
     together = engine.generate_batch([user(question) for question in QUESTIONS], settings)
     assert together == [engine.generate(user(question), settings) for question in QUESTIONS]
+
+
+def test_padding_does_not_count_as_something_said(tmp_path: Path) -> None:
+    """EOS leads by 5 %, the penalty takes 30 %: counting EOS as said because it fills rows up would make one go on."""
+    directory = save_model(tmp_path / "m", template="llama2-zh")
+    last = open_engine(str(directory)).prompt_ids(user("a"))[-1]
+    moon = tokenizer().encode("月")[-1]
+    teach(directory, {last: EOS})
+    model = LlamaForCausalLM.from_pretrained(directory)
+    with torch.no_grad():
+        model.lm_head.weight[moon] = model.lm_head.weight[EOS] * 0.95
+    model.save_pretrained(directory)
+    settings = dataclasses.replace(GREEDY, repetition_penalty=1.3)
+    answers = open_engine(str(directory)).generate_batch([user("a"), user("a longer one")], settings)
+    assert [answer.num_new_tokens for answer in answers] == [1, 1]
 
 
 def test_a_seed_repeats_a_drawn_answer_and_leaves_torch_alone(engine: Engine) -> None:
@@ -245,7 +261,8 @@ def conversation(num_turns: int) -> list[Message]:
     return [Message("system", "Be brief."), *(message for turn in turns for message in turn), Message("user", "last")]
 
 
-def test_oldest_turns_make_room_and_it_is_said(model_dir: Path) -> None:
+@pytest.mark.parametrize("num_turns", [20, 21])
+def test_oldest_turns_make_room_and_it_is_said(model_dir: Path, num_turns: int) -> None:
     notices: list[str] = []
     engine = open_engine(str(model_dir), notify=notices.append)
     seen: list[int] = []
@@ -259,16 +276,16 @@ def test_oldest_turns_make_room_and_it_is_said(model_dir: Path) -> None:
     read: list[int] = []
     engine._answer = spy  # type: ignore[method-assign]
     settings = dataclasses.replace(GREEDY, max_new_tokens=300)
-    engine.generate(conversation(20), settings)
+    engine.generate(conversation(num_turns), settings)
     assert "oldest" in notices[0] and "left out" in notices[0]
     assert seen[0] + 300 <= engine.max_positions == 512
     text = tokenizer().decode(read, skip_special=False)
-    assert "Be brief." in text and "question 19" in text and "question 0" not in text
-    # Not one turn more than needed is left out.
-    kept = sum(f"question {n}" in text for n in range(20))
-    messages = conversation(20)
-    one_more = [messages[0], *messages[-2 * (kept + 1) - 1 :]]
-    assert len(engine.prompt_ids(one_more)) + 300 > 512
+    kept = [int(number) for number in re.findall(r"question (\d+)", text)]
+    assert "Be brief." in text and text.rstrip().endswith("last [/INST]")
+    assert kept == list(range(num_turns - len(kept), num_turns)), "the newest turns stay, in order"
+    messages = conversation(num_turns)
+    one_more = [messages[0], *messages[-2 * (len(kept) + 1) - 1 :]]
+    assert len(engine.prompt_ids(one_more)) + 300 > 512, "not one turn more than needed is left out"
 
 
 def test_a_long_question_shortens_the_answer_and_a_longer_one_is_refused(model_dir: Path) -> None:
@@ -276,8 +293,17 @@ def test_a_long_question_shortens_the_answer_and_a_longer_one_is_refused(model_d
     engine = open_engine(str(model_dir), notify=notices.append)
     question = "光" * 300
     room = 512 - len(engine.prompt_ids(user(question)))
+    widths: list[int] = []
+    real = engine.model.generate
+
+    def spy(**inputs):  # type: ignore[no-untyped-def]
+        widths.append(inputs["input_ids"].shape[1] + inputs["generation_config"].max_new_tokens)
+        return real(**inputs)
+
+    engine.model.generate = spy
     answers = engine.generate_batch([user(question), user("a")], dataclasses.replace(GREEDY, max_new_tokens=room + 40))
     assert 0 < answers[0].num_new_tokens <= room and f"{room:,} remain" in notices[0]
+    assert len(widths) == 2 and max(widths) == 512, "a shorter row must not push it past the last position"
     with pytest.raises(UserError, match="expected fewer than 512"):
         engine.stream(user("光" * 600), GREEDY)
 

@@ -16,8 +16,9 @@ from hanlin.infer.sources import Sources, find_sources
 from hanlin.infer.stream import AnswerStream, TextStream
 from hanlin.model.adapter import attach_adapter
 from hanlin.model.load import load_model
+from hanlin.template.published import PUBLISHED, published_template
 from hanlin.template.render import Renderer
-from hanlin.template.resolve import resolve_renderer
+from hanlin.template.resolve import CHAT_TEMPLATE, resolve_renderer
 from hanlin.tokens.encode import encode_prompt, special_tokens
 from hanlin.types import Conversation, Message, Place
 from hanlin.vocab.tokenizer import TextTokenizer
@@ -287,6 +288,8 @@ def _renderer(sources: Sources, template: str | None, system: str | None, notify
     """The renderer that was asked for, else the recorded one, else the tokenizer's own, else None."""
     tokenizer = sources.tokenizer
     place = "--template"
+    if template == PUBLISHED:
+        template = sources.template or published_template(len(tokenizer), tokenizer.pad_token) or CHAT_TEMPLATE
     if template in (None, "auto"):
         template = sources.template
         if template is None and tokenizer.chat_template is None:

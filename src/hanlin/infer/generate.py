@@ -114,9 +114,9 @@ class _KnownTokens(LogitsProcessor):  # type: ignore[misc]
 def left_padded(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids (B, T) int64 and attention mask (B, T) int64 of prompts that all end at position T - 1.
 
-    A row is filled with its own first id instead of a pad token: the mask hides the filling from attention, but the
-    repetition penalty looks at the ids, and a foreign pad token (often EOS) would be penalised in padded rows only,
-    so that an answer would depend on its neighbours in the batch.
+    A row is filled with its own first id. The mask hides the filling from attention in any case; processors that look
+    at the ids, such as the repetition penalty of transformers before it learnt to read the mask (5.23 does), would
+    count a foreign pad token, often EOS, as said, and an answer would depend on its neighbours in the batch.
     """
     width = max(len(row) for row in rows)
     ids = [[row[0]] * (width - len(row)) + list(row) for row in rows]
