@@ -73,7 +73,8 @@ class Counts:
     def by_script(self) -> dict[str, float]:
         """Tokens per character of each script that occurs."""
         order = [*SCRIPTS, "space"]
-        return {name: self.shares[name] / self.characters[name] for name in order if self.characters[name]}
+        # A character that is lost (unknown, or U+2581) has no share.
+        return {name: self.shares.get(name, 0.0) / self.characters[name] for name in order if self.characters[name]}
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON."""

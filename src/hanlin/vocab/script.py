@@ -31,9 +31,10 @@ def script_of(char: str) -> str:
     category = unicodedata.category(char)
     if char.isspace() or category == "Zs":
         return "space"
+    if char in "〇々":  # U+3007 and U+3005 are written as characters, whatever their category says
+        return "Han"
     if category[0] in "NP" or category in ("Sm", "Sc", "Sk"):
-        # 〇 (U+3007) and 々 (U+3005) are written as characters, whatever their category says.
-        return "Han" if char in "〇々" else "digits/punctuation"
+        return "digits/punctuation"
     name = unicodedata.name(char, "")
     for beginning, script in _BY_NAME.items():
         if name.startswith(beginning):

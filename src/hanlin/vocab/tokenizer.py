@@ -158,9 +158,8 @@ class TextTokenizer:
         data = model_file.read_bytes() if model_file.is_file() else None
         model = data if data is not None and spm.is_model(data) else None
         if not described:
-            if model is None:
-                spm.read_model(model_file, place=place)
-                raise AssertionError("read_model refuses a file that is no model")
+            return cls.from_sentencepiece(spm.read_model(model_file, place=place), source=folder)
+        if model is not None and _names_empty_tokens(folder):
             return cls.from_sentencepiece(model, source=folder)
         return cls(_from_pretrained(str(folder), place), model=model, source=folder)
 
@@ -194,8 +193,8 @@ class TextTokenizer:
     def _repair_special_tokens(self) -> None:
         """Fill in what a configuration leaves out although the vocabulary has it.
 
-        Third-party LLaMA configurations with empty BOS and EOS are in use, and the published Chinese models hold
-        their padding token as an ordinary piece that only ``special_tokens_map.json`` names.
+        The published Chinese models hold their padding token as an ordinary piece that only
+        ``special_tokens_map.json`` names; other configurations name no BOS or EOS at all.
         """
         if self.sentencepiece_model is None:
             return
@@ -390,6 +389,20 @@ class TextTokenizer:
         (folder / "special_tokens_map.json").write_text(
             json.dumps(tokens, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
         )
+
+
+def _names_empty_tokens(folder: Path) -> bool:
+    """Whether the configuration calls BOS, EOS or the unknown token "".
+
+    An early third-party conversion of LLaMA did so, and copies of it are still in use. transformers 5.23 fails on it
+    with a RecursionError.
+    """
+    config_file = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    except ValueError:
+        return False  # transformers says what is wrong with the file
+    return isinstance(config, dict) and any(config.get(f"{role}_token") == "" for role in ("bos", "eos", "unk"))
 
 
 def _from_pretrained(path: str, place: str, **where: str | None) -> PreTrainedTokenizerBase:
