@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,15 @@ VERBS: dict[str, Verb] = {
     ),
 }
 
+OLDER_VERBS: dict[str, Verb] = {
+    "older merge_tokenizers": Verb(
+        "hanlin.config.older:MergeTokenizers",
+        "hanlin.commands.older:merge_tokenizers",
+        "extend a LLaMA tokenizer as merge_tokenizers.py did",
+    ),
+}
+"""What only an entry point of 2023 does; reached through ``older`` alone."""
+
 
 def _load(target: str) -> Any:
     module, _, name = target.partition(":")
@@ -69,12 +79,18 @@ def _find_verb(argv: list[str]) -> tuple[str, list[str]]:
     raise UserError(f"hanlin {argv[0]}", "is not a verb", expected=", ".join(VERBS), mend=did_you_mean(argv[0], VERBS))
 
 
-def run(argv: list[str]) -> int:
-    """Run one command line (without the program's name); returns the exit status. Raises UserError."""
+def run(argv: list[str], *, older: str | None = None) -> int:
+    """Run one command line (without the program's name); returns the exit status. Raises UserError.
+
+    ``older`` is the file name of an entry point of 2023 (``run_clm_pt_with_peft.py``): ``argv`` then has no verb, and
+    the published defaults of that entry point hold.
+    """
     from hanlin.config.help import overview, verb_help
 
-    family = [name for name in VERBS if argv and name.split()[0] == argv[0]]
     wants_help = bool({"-h", "--help"} & set(argv))
+    if older is not None:
+        return _run_older(older, [word for word in argv if word not in ("-h", "--help")], wants_help)
+    family = [name for name in VERBS if argv and name.split()[0] == argv[0]]
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(overview({name: verb.summary for name, verb in VERBS.items()}))
         return 0
@@ -86,23 +102,48 @@ def run(argv: list[str]) -> int:
         return 0
     name, rest = _find_verb(argv)
     verb = VERBS[name]
-    config_class = _load(verb.config)
     if wants_help:
-        print(verb_help(name, verb.summary, config_class))
+        print(verb_help(name, verb.summary, _load(verb.config)))
         return 0
+    return _call(verb, rest)
+
+
+def _run_older(entry_point: str, argv: list[str], wants_help: bool) -> int:
+    """A command line of 2023: its own defaults and answers, then the verb of today."""
+    from hanlin.config.help import verb_help
+    from hanlin.config.older import translate
+
+    if wants_help:
+        call = translate(entry_point, [])
+        verb = {**VERBS, **OLDER_VERBS}[call.verb]
+        print(f"{entry_point} is hanlin {call.verb} with the published defaults of 2023:")
+        print("  " + " ".join(f"--{name} {_shown(value)}" for name, value in call.defaults({}).items()))
+        print(verb_help(call.verb, verb.summary, _load(verb.config)))
+        return 0
+    call = translate(entry_point, argv)
+    return _call({**VERBS, **OLDER_VERBS}[call.verb], call.argv, call.defaults, call.notices)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(value) or "none" if isinstance(value, tuple) else str(value).lower()
+
+
+def _call(verb: Verb, argv: list[str], defaults: Any = None, notices: Sequence[str] = ()) -> int:
+    """Parse, say what the user should know, and run."""
+    from hanlin.config.environment import read_processes
     from hanlin.config.parse import parse
 
-    config, notices = parse(config_class, rest)
-    for notice in notices:
-        print(notice, file=sys.stderr)
-    status = _load(verb.command)(config)
-    return int(status or 0)
+    config, found = parse(_load(verb.config), argv, defaults)
+    if read_processes().is_main:
+        for notice in (*notices, *found):
+            print(notice, file=sys.stderr)
+    return int(_load(verb.command)(config) or 0)
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], *, older: str | None = None) -> int:
     """As ``run``, with a user's mistakes printed as one line and exit status 2."""
     try:
-        return run(argv)
+        return run(argv, older=older)
     except UserError as error:
         print(f"hanlin: {error}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -74,6 +74,9 @@ class CorpusConfig:
     """Begin every document with the BOS token, where the tokenizer has one."""
     add_eos: bool = True
     """End every document with the EOS token, so that the model learns to stop."""
+    packing: bool = True
+    """Put several documents into a block of --max_length tokens; they do not see one another. false: one document
+    (or one piece of a longer one) a row, padded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,8 @@ class InstructionConfig:
     """How conversations become tokens and which of them are trained."""
 
     template: str | None = None
-    """Name of a prompt template (alpaca, llama2-zh). Default: the tokenizer's own chat template."""
+    """Name of a prompt template (alpaca, llama2-zh). published: one of these two, by the tokenizer, as the scripts of
+    2023 did. Default: the tokenizer's own chat template."""
     system: str | None = None
     """System prompt in place of the template's default. An empty text means none."""
     train_on: Literal["all", "last"] = "all"

@@ -21,7 +21,8 @@ class EngineConfig:
     """Folder, tokenizer.model file or hub id of the tokenizer. Default: the adapter's, else the model's."""
     template: str = "auto"
     """Prompt template. none continues the text as it stands. auto: the one recorded with the adapter or model, else
-    the tokenizer's own chat template, else none."""
+    the tokenizer's own chat template, else none. published: the recorded one, else alpaca or llama2-zh by the
+    tokenizer."""
     system: str | None = None
     """System prompt. Default: the recorded one, else the template's own."""
     device: str = "auto"

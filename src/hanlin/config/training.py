@@ -90,5 +90,9 @@ class TrainingConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UserError(f"--{name}", f"is {value:g}", expected="more than 0")
+        if not self.do_train and self.do_eval is False:
+            raise UserError(
+                "--do_train", "is not given, nor is --do_eval: there is nothing to do", mend="add --do_train"
+            )
         if self.fp16 and self.bf16:
             raise UserError("--fp16", "and --bf16 are both given", expected="one of them", mend="remove one")

@@ -13,7 +13,7 @@ _FALSE = {"false", "no", "off", "0"}
 
 
 def from_words(flag: Flag, words: list[str], *, place: str = "") -> Any:
-    """The value of ``flag`` given as ``--flag word word``. Raises UserError at ``place``, the flag as it was spelled."""
+    """The value of ``flag`` given as ``--flag word word``. Raises UserError at ``place`` (as it was spelled)."""
     place = place or f"--{flag.name}"
     if flag.kind == "bool" and not words:
         return True

@@ -1,4 +1,4 @@
-"""What goes wrong between a shell script and the words that reach a command: stray spaces, foreign quotes, line ends."""
+"""What goes wrong between a shell script and the words that reach a command: stray spaces, quotes, line ends."""
 
 from __future__ import annotations
 

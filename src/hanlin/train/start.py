@@ -17,6 +17,7 @@ from hanlin.model.identity import Record
 from hanlin.model.load import resolve_checkpoint
 from hanlin.model.preflight import check_modes
 from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer, resolve_renderer
+from hanlin.template.published import PUBLISHED, published_template
 from hanlin.tokens.encode import special_tokens
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -163,8 +164,10 @@ def _renderer(
     """The named template, else the one that the adapter or the base was tuned with, else the tokenizer's own."""
     record = adapter.record if adapter is not None and adapter.record else base_record
     name, system = config.instruction.template, config.instruction.system
-    if name is None and record is not None and record.template:
+    if name in (None, PUBLISHED) and record is not None and record.template:
         name = record.template
         system = record.system if system is None else system
+    elif name == PUBLISHED:
+        name = published_template(len(tokenizer), tokenizer.pad_token)
     special = special_tokens(tokenizer)
     return resolve_renderer(name, chat_template=tokenizer.chat_template, special=special, system=system)

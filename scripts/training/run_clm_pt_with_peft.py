@@ -1,0 +1,9 @@
+"""Continued pre-training under its name of 2023: hanlin pt with the published defaults."""
+
+import sys
+from pathlib import Path
+
+from hanlin.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], older=Path(__file__).name))
