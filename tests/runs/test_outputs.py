@@ -150,3 +150,15 @@ def test_rows_trained_and_evaluated_alike_are_said(
     words = f"sft --model {base} --dataset {instructions} --validation_file {instructions} --template alpaca"
     assert main([*words.split(), "--output_dir", str(tmp_path / "o"), "--max_steps", "1", "--report_to", "none"]) == 0
     assert "48 of 48 rows to evaluate are trained on too" in capsys.readouterr().out
+
+
+def test_without_packing_each_document_is_a_row_and_the_loss_is_the_same(run_pt: Any) -> None:
+    """One step over everything: the mean over all tokens of all documents, however they are laid out.
+
+    No document is longer than a block here, but in the stream some continue in the next block and lose their context;
+    blocks as long as the whole corpus have no such cut.
+    """
+    whole = {"per_device_train_batch_size": 100, "max_steps": 1, "max_length": 4096}
+    packed = run_pt("packed", **whole)
+    alone = run_pt("alone", packing=False, **whole)
+    assert losses(packed) == pytest.approx(losses(alone), rel=1e-5)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hanlin.tokens.pack import Packs, check_coverage, one_row_each, pack_rows, pack_stream
+from hanlin.tokens.pack import Packs, Piece, check_coverage, one_row_each, pack_rows, pack_stream, split_rows
 
 
 def test_stream_cuts_and_continues() -> None:
@@ -103,3 +103,11 @@ def test_real_poetry_fills_blocks(shared_data: Path) -> None:
     packs = pack_rows(lengths, 1024)
     check_coverage(packs, lengths)
     assert packs.fill(1024) > 0.99
+
+
+def test_rows_alone_in_pieces() -> None:
+    assert list(split_rows([70, 3, 0, 32], 32)) == [
+        (Piece(0, 0, 32),), (Piece(0, 32, 64),), (Piece(0, 64, 70),), (Piece(1, 0, 3),), (Piece(3, 0, 32),),
+    ]  # fmt: skip
+    check_coverage(split_rows([70, 3, 0, 32], 7), [70, 3, 0, 32])
+    assert list(split_rows([5, 6], 4, order=[1])) == [(Piece(1, 0, 4),), (Piece(1, 4, 6),)]

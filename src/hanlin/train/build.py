@@ -68,13 +68,14 @@ def _base(start: Start, config: ModelConfig, dtype: torch.dtype) -> PreTrainedMo
         return load_model(start.base.directory, dtype=dtype, attn_implementation=config.attn_implementation)
     assert config.model_config is not None, "the configuration asks for a model or a model_config"
     source: str | dict[str, str] = config.model_config
+    multiple = config.pad_to_multiple_of or start.tokenizer.pad_to_multiple_of
     if not Path(config.model_config).exists() and "/" not in config.model_config and "." not in config.model_config:
         source = {"model_type": config.model_config}
     return model_from_config(
         source,
         config.config_overrides,
         dtype=dtype,
-        vocab_size=num_rows_for(len(start.tokenizer), num_rows=0, multiple=config.pad_to_multiple_of),
+        vocab_size=num_rows_for(len(start.tokenizer), num_rows=0, multiple=multiple),
         attn_implementation=config.attn_implementation,
     )
 
@@ -82,9 +83,10 @@ def _base(start: Start, config: ModelConfig, dtype: torch.dtype) -> PreTrainedMo
 def _grow(base: PreTrainedModel, start: Start, config: ModelConfig, console: Console) -> None:
     """New rows for new pieces, from the mean of the old pieces that spelled them."""
     have = base.get_input_embeddings().weight.shape[0]
+    multiple = config.pad_to_multiple_of or start.tokenizer.pad_to_multiple_of
     if start.base is None:
         return
-    rows = num_rows_for(len(start.tokenizer), num_rows=have, multiple=config.pad_to_multiple_of)
+    rows = num_rows_for(len(start.tokenizer), num_rows=have, multiple=multiple)
     if start.base_tokenizer is not None and len(start.tokenizer) > len(start.base_tokenizer):
         spelling = spell_new_pieces(start.base_tokenizer, start.tokenizer)
     elif rows > have:

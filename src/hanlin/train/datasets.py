@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from hanlin.config.data import SourceConfig
 from hanlin.data.ledger import Ledger
 from hanlin.data.split import split_indices
 from hanlin.tokens.collate import PackedDataset
-from hanlin.tokens.pack import Packs, one_row_each, pack_stream
+from hanlin.tokens.pack import Packs, one_row_each, pack_stream, split_rows
 from hanlin.tokens.store import TokenStore
 from hanlin.train.prepare import Rows
 
@@ -31,12 +32,18 @@ class Datasets:
     ledger: Ledger
     keys: tuple[str, ...]
     """Keys of the prepared rows: the identity of the data."""
+    packed: bool
+    """Whether a block can hold several documents."""
     summary: str
     notices: tuple[str, ...]
 
 
-def assemble(rows: Rows, validation: Rows | None, source: SourceConfig, *, blocks: bool, seed: int) -> Datasets:
-    """Draw samples, split, and pack: into ``blocks`` of ``max_length`` tokens, or one row each.
+Layout = Literal["rows", "blocks", "pieces"]
+"""Whole rows, one each; blocks of ``max_length`` tokens with several rows; or rows alone, in pieces of that length."""
+
+
+def assemble(rows: Rows, validation: Rows | None, source: SourceConfig, *, layout: Layout, seed: int) -> Datasets:
+    """Draw samples, split, and lay the rows out.
 
     Everything is a function of the rows and the seed alone. Named validation files win over the split.
     """
@@ -51,15 +58,15 @@ def assemble(rows: Rows, validation: Rows | None, source: SourceConfig, *, block
     if source.max_eval_samples is not None and len(held_out) > source.max_eval_samples:
         held_out = held_out[_draw(len(held_out), source.max_eval_samples, seed)]
 
-    train = PackedDataset(rows.store, _packs(rows.store, chosen, source.max_length, blocks))
+    train = PackedDataset(rows.store, _packs(rows.store, chosen, source.max_length, layout))
     evaluated = None
     if len(held_out):
-        evaluated = PackedDataset(eval_rows.store, _packs(eval_rows.store, held_out, source.max_length, blocks))
+        evaluated = PackedDataset(eval_rows.store, _packs(eval_rows.store, held_out, source.max_length, layout))
     ledger = Ledger()
     ledger.merge(rows.ledger)
     if validation is not None:
         ledger.merge(validation.ledger)
-    unit = f"blocks of {source.max_length} tokens" if blocks else "rows"
+    unit = f"blocks of {source.max_length} tokens" if layout == "blocks" else "rows"
     tokens = int(rows.store.lengths[chosen].sum())
     summary = f"{len(chosen):,} rows, {tokens:,} tokens, {len(train):,} {unit}"
     if evaluated is not None:
@@ -70,6 +77,7 @@ def assemble(rows: Rows, validation: Rows | None, source: SourceConfig, *, block
         validation_bytes=int(eval_rows.store.num_bytes[held_out].sum()),
         ledger=ledger,
         keys=(rows.key, *([validation.key] if validation is not None else [])),
+        packed=layout == "blocks",
         summary=summary,
         notices=_overlap(rows.store, chosen, eval_rows.store, held_out),
     )
@@ -82,8 +90,10 @@ def _draw(num_rows: int, limit: int | None, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(num_rows, size=limit, replace=False)).astype(np.int64)
 
 
-def _packs(store: TokenStore, rows: NDArray[np.int64], max_length: int, blocks: bool) -> Packs:
-    if blocks:
+def _packs(store: TokenStore, rows: NDArray[np.int64], max_length: int, layout: Layout) -> Packs:
+    if layout == "pieces":
+        return split_rows(store.lengths, max_length, order=rows)
+    if layout == "blocks":
         return pack_stream(store.lengths, max_length, order=rows)
     whole = one_row_each(store.lengths)
     return Packs(whole.pieces[rows], np.arange(len(rows) + 1, dtype=np.int64))

@@ -56,7 +56,9 @@ class DocumentRows:
 
     def settings(self) -> dict[str, Any]:
         """What decides the tokens besides content and tokenizer."""
-        return {"kind": "documents", **asdict(self.corpus)}
+        settings = asdict(self.corpus)
+        del settings["packing"]  # blocks are made of the stored rows
+        return {"kind": "documents", **settings}
 
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
         """One row a document, in order, with BOS and EOS as the settings say."""

@@ -23,7 +23,7 @@ ADAPTER_FOLDERS = {"pt": "pt_lora_model", "sft": "sft_lora_model"}
 
 
 def _lasting_name(start: Start) -> str | None:
-    """The base as a record names it: a folder by its full path, so that it is found from everywhere, else the hub id."""
+    """The base as a record names it: a folder by its full path, to be found from everywhere, else the hub id."""
     if start.base is None:
         return None
     folder = Path(start.base.name).expanduser()

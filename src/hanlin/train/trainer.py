@@ -28,7 +28,7 @@ SaveExport = Callable[[Path, Path], None]
 
 
 class HanlinTrainer(Trainer):
-    """Expects a model with our loss attached (``hanlin.model.attach``) and batches of ``tokens.collate``.
+    """Expects a model with our loss attached (``hanlin.model.loss``) and batches of ``tokens.collate``.
 
     The loss of an optimizer step is the sum over its trained tokens divided by their number over all micro-batches and
     ranks, so accumulation and batch size give one trajectory.
