@@ -155,6 +155,9 @@ def test_a_config_that_is_no_json(tmp_path, base):
     (adapter / "adapter_config.json").write_text('{"r": 8')
     with pytest.raises(UserError, match="is not valid JSON"):
         read_adapter(adapter)
+    (adapter / "adapter_config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds list; expected an object"):
+        read_adapter(adapter)
 
 
 def test_embeddings_that_the_config_forgets(tmp_path, base):
