@@ -84,6 +84,8 @@ def test_an_adapter_of_a_chain(tmp_path: Path, make_base: Make, make_adapter: Ma
     assert_nothing_left(tmp_path)
     report = merge_checkpoint(base, [first, second], tmp_path / "out", proof="none")
     assert not [notice for notice in report.notices if "warning" in notice or "not checked" in notice]
+    # The dtype asked for is that of the result; what lies below the second adapter keeps the one it was trained on.
+    merge_checkpoint(base, [first, second], tmp_path / "narrow", dtype=torch.bfloat16, proof="weights")
     # The same chain on a base with other weights is found by the identity of what lies below the second adapter.
     other = make_base("other", seed=9)
     put_record(first, other)
