@@ -17,7 +17,9 @@ from answering import chain, record, save_adapter, save_model, sentencepiece_byt
 from hanlin.config.infer import GenerationSettings
 from hanlin.errors import UserError
 from hanlin.infer.engine import Engine, choose_dtype, open_engine
-from hanlin.model.identity import write_record
+from hanlin.model.adapter_files import read_adapter
+from hanlin.model.identity import weights_identity, write_record
+from hanlin.model.weights import open_weights
 from hanlin.types import Message
 from hanlin.vocab.tokenizer import TextTokenizer
 from tiny import tiny_llama
@@ -70,7 +72,7 @@ def test_greedy_answers_are_those_of_plain_transformers(engine: Engine, model_di
 
 
 def test_streamed_pieces_join_to_the_answer(engine: Engine) -> None:
-    for settings in (GREEDY, GenerationSettings(temperature=1.5, top_k=0, top_p=1, seed=3, max_new_tokens=60)):
+    for settings in (GREEDY, GenerationSettings(temperature=1.5, top_k=0, top_p=1, seed=3, max_new_tokens=30)):
         for question in QUESTIONS:
             stream = engine.stream(user(question), settings)
             pieces = list(stream)
@@ -351,6 +353,21 @@ def test_another_tokenizer_than_the_recorded_is_refused(base_dir: Path, tmp_path
     shutil.copytree(tmp_path / "other", adapter, dirs_exist_ok=True)
     with pytest.raises(UserError, match="another tokenizer than the one trained with"):
         open_engine(str(adapter))
+
+
+def test_an_adapter_is_not_put_on_another_base_nor_twice(base_dir: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", base_dir)
+    own = weights_identity(open_weights(base_dir, "--model"))
+    write_record(adapter, dataclasses.replace(record("adapter", str(base_dir), "llama2-zh"), base_identity=own))
+    assert open_engine(str(base_dir), str(adapter))
+    other = save_model(tmp_path / "other", seed=9)
+    with pytest.raises(UserError, match="is not the base of adapter"):
+        open_engine(str(other), str(adapter))
+    merged = save_model(tmp_path / "merged", seed=9)
+    chain_of = (read_adapter(adapter).identity(),)
+    write_record(merged, dataclasses.replace(record("model", None, "llama2-zh"), stage="merge", chain=chain_of))
+    with pytest.raises(UserError, match="applied twice"):
+        open_engine(str(merged), str(adapter))
 
 
 def test_rows_past_the_tokenizer_are_never_chosen(tmp_path: Path) -> None:

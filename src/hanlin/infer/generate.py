@@ -78,7 +78,7 @@ class Row:
                 self._emit(piece)
 
 
-class _Follow(StoppingCriteria):  # type: ignore[misc]  # transformers is not typed
+class _Follow(StoppingCriteria):
     """Hands each new token to its row and tells generate which rows have ended.
 
     One place for stop tokens, stop strings, limits and cancelling, for one row or many. With beams the rows of
@@ -99,7 +99,7 @@ class _Follow(StoppingCriteria):  # type: ignore[misc]  # transformers is not ty
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 
-class _KnownTokens(LogitsProcessor):  # type: ignore[misc]
+class _KnownTokens(LogitsProcessor):
     """Forbids ids past the tokenizer's end: rows that only round the matrix up to a multiple mean no text."""
 
     def __init__(self, num_tokens: int) -> None:

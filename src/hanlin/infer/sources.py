@@ -9,8 +9,9 @@ from typing import Any
 
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import CONFIG_FILE, AdapterFiles, find_adapter, read_adapter
-from hanlin.model.identity import Record, read_record
+from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.load import load_config, resolve_checkpoint
+from hanlin.model.weights import open_weights
 from hanlin.vocab.tokenizer import TextTokenizer
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -67,6 +68,8 @@ def find_sources(
     assert base is not None, "either a model or an adapter is named"
     place = "--model" if model else "--adapter"
     directory = resolve_checkpoint(base, place=place, revision=revision, cache_dir=cache_dir)
+    if found is not None:
+        _check_base(found, directory, named=bool(adapter and model))
     record = found.record if found else read_record(directory)
     loaded = _load_tokenizer(tokenizer, found, directory, revision, cache_dir)
     if record is not None and record.tokenizer_identity != loaded.identity:
@@ -142,6 +145,29 @@ def _base_of(adapter: AdapterFiles) -> str:
 def _is_path(name: str) -> bool:
     """Whether ``name`` can only be a path: it does not look like a hub id."""
     return not _HUB_ID.fullmatch(name)
+
+
+def _check_base(adapter: AdapterFiles, base: Path, *, named: bool) -> None:
+    """Refuse a base that has the adapter in it already, and another base than the one it was trained on.
+
+    The weights are hashed only where the user ``named`` a base, because that reads every file once more: the recorded
+    path is taken at its word.
+    """
+    own = read_record(base)
+    if own is not None and own.chain and adapter.identity() in own.chain:
+        raise UserError(
+            "--model",
+            f"{base} already contains the adapter {adapter.name}, which would be applied twice",
+            mend="leave --adapter out, or name the base that the adapter was trained on",
+        )
+    wanted = adapter.record.base_identity if adapter.record else None
+    if named and wanted is not None and weights_identity(open_weights(base, "--model")) != wanted:
+        raise UserError(
+            "--model",
+            f"{base} is not the base of {adapter.name}",
+            expected=f"{adapter.record.base_model if adapter.record else None}, weights {wanted[:12]}",
+            mend="leave --model out, or name the base that the adapter was trained on",
+        )
 
 
 def _check_rows(tokenizer: TextTokenizer, adapter: AdapterFiles | None, base: Path, place: str) -> None:
