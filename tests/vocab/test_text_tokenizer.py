@@ -10,11 +10,14 @@ import pytest
 import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vocab_texts import CHINESE, ENGLISH
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from hanlin.errors import UserError
+from hanlin.vocab import spm
 from hanlin.vocab.extend import extend_by_corpus
 from hanlin.vocab.tokenizer import TextTokenizer
+from vocab_texts import CHINESE, ENGLISH
 
 SPELLED = ["</s>", "<s>", "<pad>", "[PAD]", "<unk>", "<|endoftext|>", "<|im_start|>", "<0x41>"]
 FRAGMENTS = [
@@ -99,8 +102,8 @@ def test_special_tokens_of_the_published_tokenizer(second_generation: TextTokeni
     assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (1, 2, 32_000)
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<s>", "</s>", "<pad>")
     assert tokenizer.special_id("<pad>") == 32_000
-    # Spec 4.3: the template's words are no special tokens; the text 你好 within it is 31616 30909 elsewhere.
-    assert tokenizer.encode("[INST] <<SYS>>\n")[:9] == [518, 25580, 29962, 3532, 14816, 29903, 6778, 13][:9]
+    # Published ids of the chat template's beginning: its words are no special tokens.
+    assert tokenizer.encode("[INST] <<SYS>>\n") == [518, 25580, 29962, 3532, 14816, 29903, 6778, 13]
     assert tokenizer.decode([1, 32732, 31076, 2, 32000], skip_special=False) == "<s>你好</s><pad>"
     assert tokenizer.decode([1, 32732, 31076, 2, 32000, 60_000]) == "你好"
     with pytest.raises(UserError, match=r"'<pda>' is not one token.*did you mean <pad>"):
@@ -160,6 +163,23 @@ def test_a_failed_save_leaves_the_old_files(
     with pytest.raises(UserError, match="No space left on device"):
         english.save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_special_token_that_merges_could_build_stays_out_of_reach_of_text(english: TextTokenizer) -> None:
+    assert english.sentencepiece_model is not None
+    proto = spm.parse(english.sentencepiece_model)
+    for piece in ("<q", "<q>"):
+        proto.pieces.add(piece=piece, score=0.0)
+    model = proto.SerializeToString()
+    plain = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert plain.piece_to_id("<q>") in plain.encode("<q>"), "SentencePiece itself would build it"
+    tokenizer = TextTokenizer.from_sentencepiece(model, pad_token="<q>")
+    assert tokenizer.pad_id not in tokenizer.encode("<q>") and tokenizer.decode(tokenizer.encode("<q>")) == "<q>"
+
+    vocabulary = {"<": 0, "q": 1, ">": 2, "<q": 3, "<q>": 4}
+    backend = Tokenizer(models.BPE(vocabulary, [("<", "q"), ("<q", ">")]))
+    fast = TextTokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<q>"))
+    assert fast.pad_id == 4 and fast.encode("<q>") == [3, 2]
 
 
 def test_extends_compares_pieces_and_not_sizes(english: TextTokenizer, all_kinds: list[TextTokenizer]) -> None:

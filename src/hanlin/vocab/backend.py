@@ -45,9 +45,9 @@ def merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
 def text_backend(backend: Tokenizer, special: Collection[str]) -> Tokenizer:
     """A copy of ``backend`` for ordinary text: the strings in ``special`` are spelled with other tokens.
 
-    Not matching special tokens (``encode_special_tokens``) is not enough where the model itself holds them: a converted
-    Llama tokenizer has a merge ``</s`` + ``>``. Such merges are dropped from the copy; in a unigram model the
-    piece gets a score that never wins.
+    Not matching special tokens (``encode_special_tokens``) is not enough where the model itself can build one, for
+    example with a merge ``<pad`` + ``>``. Such merges are dropped from the copy; in a unigram model the piece gets a
+    score that never wins.
     """
     state = json.loads(backend.to_str())
     model = state["model"]
