@@ -49,6 +49,15 @@ class Names:
         """What an older spelling means for this verb, or None."""
         return next((alias for alias in ALIASES.get(name, ()) if self._has(alias.name)), None)
 
+    def takes(self, name: str) -> bool:
+        """Whether ``--name`` means something, be it an older spelling or the one beginning of one name."""
+        if name in self.known() or name in RETIRED or self.refused(name):
+            return True
+        try:
+            return bool(_unabbreviated(name, self))
+        except UserError:
+            return False
+
     def refused(self, name: str) -> Refused | None:
         """Why this verb does not do what a flag asks for, or None."""
         found = REFUSED.get(name)
@@ -75,7 +84,7 @@ def parse(cls: type[Any], argv: list[str], defaults: Defaults | None = None) -> 
     for path in config_file:
         _read_yaml(path, names, parsed)
     for name, words in pairs:
-        _take_flag(name, words, names, parsed)
+        take_flag(name, words, names, parsed)
     given = frozenset(parsed.values)
     values = {**(defaults(parsed.values) if defaults else {}), **parsed.values}
     return build(cls, values, given=given, trainer=parsed.trainer), parsed.notices
@@ -179,7 +188,7 @@ def _known_trainer_fields(values: dict[str, Any], place: str) -> dict[str, Any]:
     return values
 
 
-def _take_flag(name: str, words: list[str], names: Names, parsed: Parsed) -> None:
+def take_flag(name: str, words: list[str], names: Names, parsed: Parsed) -> None:
     """Take one ``--name words``: as itself, an older spelling, a trainer field, or a prefix of one of them."""
     spelled = name
     alias = None
