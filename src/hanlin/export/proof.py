@@ -128,8 +128,10 @@ def _error_of(name: str, tensor: Tensor, steps: Sequence[MergedWeights]) -> floa
     finfo = [torch.finfo(dtype) for dtype in (expected.dtype, tensor.dtype)]
     eps, tiny = max(info.eps for info in finfo), max(info.tiny for info in finfo)
     worst = 0.0
-    for start in range(0, len(tensor), 1024):  # in slices of rows: float64 copies of a whole matrix would be large
-        rows = slice(start, start + 1024)
+    # In slices of rows of about 8 MB: the float64 copies of a whole matrix would be larger than a shard.
+    step = max(1, 2**20 * len(tensor) // max(1, tensor.numel()))
+    for start in range(0, len(tensor), step):
+        rows = slice(start, start + step)
         exact = expected[rows].double()
         largest, sums = exact.abs(), torch.zeros_like(exact)
         for left, right, scale in updates:
