@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import platform
@@ -22,7 +23,7 @@ from hanlin import __version__
 from hanlin.config.demo import DemoConfig
 from hanlin.config.infer import GenerationSettings
 from hanlin.demo.facts import Question, read_task, sample
-from hanlin.demo.recipe import HELD_OUT, QUESTIONS, SYSTEM, TEMPLATE, Stage, stages
+from hanlin.demo.recipe import COPIED, DATA, HELD_OUT, QUESTIONS, SYSTEM, TEMPLATE, TEXT_FOLDER, Stage, stages
 from hanlin.demo.report import SEEN, Answered, Curve, Measure, Report, StageTime, printable, render
 from hanlin.errors import UserError
 from hanlin.types import Message
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "report.html"
 RESULTS_FILE = "demo.json"
-"""Marks a folder as the demo's own: only such a folder is ever replaced."""
+"""Marks a folder as the demo's own: only in such a folder is anything ever replaced."""
+CACHE_FOLDER = "token_cache"
+"""Where pt and sft keep prepared tokens: beside their output folders."""
 
 ENGLISH_MODEL, CHINESE_MODEL, CHAT_MODEL = "english-model", "chinese-model", "chat-model"
 
@@ -46,23 +49,25 @@ def run(config: DemoConfig) -> int:
     """Run all stages, ask, write the report; returns the exit status. Raises UserError."""
     console = Console(highlight=False)
     folder = Path(config.output_dir).expanduser()
-    _claim(folder, overwrite=config.overwrite)
-    clock = _Clock(console, stages(folder, seed=config.seed, fast=config.fast))
+    recipe = stages(folder, seed=config.seed, fast=config.fast)
+    _claim(folder, recipe, overwrite=config.overwrite)
+    clock = _Clock(console, num_stages=len(recipe) + 2)  # loading before, questions after
     with clock.stage("Loading the libraries"), console.status("loading torch and transformers"):
         run_verb = _load_verbs()
-    for stage in clock.recipe:
+    for stage in recipe:
         with clock.stage(stage.title, stage.command):
             console.print(f"[dim]{escape(stage.command)}[/dim]", soft_wrap=True)
             run_verb(stage)
     with clock.stage("The same questions before and after"):
-        report = _examine(folder, clock, config, console)
+        report = _examine(folder, recipe, config, console)
+    report = dataclasses.replace(report, stages=tuple(clock.times))
     path = _write_results(folder, report)
     _show(console, report, path)
     return 0
 
 
-def _claim(folder: Path, *, overwrite: bool) -> None:
-    """Make sure that ``folder`` is empty and ours. Raises UserError for one that holds anything else."""
+def _claim(folder: Path, recipe: Sequence[Stage], *, overwrite: bool) -> None:
+    """Make ``folder`` ready and copy the shipped text into it. Raises UserError for one that holds anything else."""
     if folder.exists() and not folder.is_dir():
         raise UserError("--output_dir", f"{folder} is a file", expected="the name of a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -74,15 +79,21 @@ def _claim(folder: Path, *, overwrite: bool) -> None:
                 mend="name another one",
             )
         if not overwrite:
+            finished = (folder / REPORT_FILE).is_file()
             raise UserError(
                 "--output_dir",
-                f"{folder} holds an earlier run of the demo",
-                mend=f"look at {folder / REPORT_FILE}, or add --overwrite to run again",
+                f"{folder} holds {'an earlier' if finished else 'an unfinished'} run of the demo",
+                mend=(f"look at {folder / REPORT_FILE}, or " if finished else "") + "add --overwrite to run again",
             )
-        shutil.rmtree(folder)
+        # Only what a demo writes: a person may have put something beside it.
+        for name in (TEXT_FOLDER, CACHE_FOLDER, *(stage.name for stage in recipe)):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / REPORT_FILE).unlink(missing_ok=True)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TEXT_FOLDER).mkdir(parents=True, exist_ok=True)
         (folder / RESULTS_FILE).write_text("{}\n", encoding="utf-8")
+        for name in COPIED:
+            shutil.copyfile(DATA / name, folder / TEXT_FOLDER / name)
     except OSError as error:
         raise UserError("--output_dir", f"{folder} cannot be written: {error.strerror or error}") from error
 
@@ -90,11 +101,10 @@ def _claim(folder: Path, *, overwrite: bool) -> None:
 class _Clock:
     """Announces the stages, counts them and keeps their times."""
 
-    def __init__(self, console: Console, recipe: tuple[Stage, ...]) -> None:
+    def __init__(self, console: Console, *, num_stages: int) -> None:
         self.console = console
-        self.recipe = recipe
         self.times: list[StageTime] = []
-        self._num_stages = len(recipe) + 2  # loading before, questions after
+        self._num_stages = num_stages
 
     @contextmanager
     def stage(self, title: str, command: str = "") -> Iterator[None]:
@@ -132,8 +142,8 @@ def _load_verbs() -> Callable[[Stage], None]:
     return run_verb
 
 
-def _examine(folder: Path, clock: _Clock, config: DemoConfig, console: Console) -> Report:
-    """Ask the models, measure them, and put everything together that the report shows."""
+def _examine(folder: Path, recipe: Sequence[Stage], config: DemoConfig, console: Console) -> Report:
+    """Ask the models, measure them, and put together all that the report shows but the times."""
     asked = json.loads(QUESTIONS.read_text(encoding="utf-8"))
     drawn = sample(read_task(), NUM_SAMPLED if not config.fast else 4, seed=config.seed)
     held_out = [line for line in HELD_OUT.read_text(encoding="utf-8").splitlines() if line]
@@ -162,9 +172,9 @@ def _examine(folder: Path, clock: _Clock, config: DemoConfig, console: Console) 
     )
     english, chat = engines[ENGLISH_MODEL], engines[CHAT_MODEL]
     return Report(
-        stages=tuple(clock.times),
+        stages=(),
         measures=_measures(english, chat, bits, held_out),
-        curves=tuple(Curve(s.curve, _losses(folder / s.name)) for s in clock.recipe if s.curve),
+        curves=tuple(Curve(s.curve, _losses(folder / s.name)) for s in recipe if s.curve),
         answers=answers,
         scores=_scores(drawn, sampled),
         chat=shlex.join(["hanlin", "chat", str(folder / CHAT_MODEL)]),
@@ -288,7 +298,9 @@ def _write_results(folder: Path, report: Report) -> Path:
 
 def _show(console: Console, report: Report, page: Path) -> None:
     """The report in short, for the terminal."""
-    table = Table("question", "before", "after", "", title="the same questions, before and after")
+    table = Table(title="the same questions, before and after")
+    for heading in ("question", "before", "after", ""):
+        table.add_column(heading, overflow="fold")
     for answer in report.answers:
         mark = "[green]right[/green]" if answer.right_after else "[red]wrong[/red]"
         before = escape(printable(answer.before, 24))

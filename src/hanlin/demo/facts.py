@@ -6,7 +6,7 @@ after). All are shipped; a test compares them with the task.
 
 Which question of which fact is trained: a relation has Q ``questions``, and fact number i is trained with all of them
 except number i mod Q. So each wording is trained, each fact is trained, and each fact has one question whose wording
-the model met only with other facts. The wordings in ``unseen`` are not trained with any fact.
+the model met only with other facts. The wordings in ``unseen`` are not trained with any fact of the relation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 DATA = Path(__file__).parent / "data"
 
 KINDS = ("trained", "regrouped", "unseen")
-"""How far a question was met in training: as it stands; its wording only with other facts; its wording never."""
+"""How far a question was met in training: as it stands; its wording only with other facts; its wording never with facts
+of this relation (parts of it, such as "please tell me", occur in other relations)."""
 
 
 @dataclass(frozen=True, slots=True)

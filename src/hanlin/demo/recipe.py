@@ -13,18 +13,23 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 """The shipped text: written for this project, or classical and in the public domain."""
 
-ENGLISH = (DATA / "english.txt",)
-CHINESE = (DATA / "classics.txt", DATA / "modern.txt", DATA / "facts.txt")
+TEXT_FOLDER = "text"
+"""Folder, below the demo's own, with the copy of the shipped text that the stages read."""
+
+ENGLISH = ("english.txt",)
+CHINESE = ("classics.txt", "modern.txt", "facts.txt")
+INSTRUCTIONS = "instructions.json"
+PROMPT = "prompt.yaml"
+"""The template without its system text; a file, because an empty word on a command line is taken for a slip."""
+COPIED = (*ENGLISH, *CHINESE, INSTRUCTIONS, PROMPT)
+
+TEMPLATE, SYSTEM = "llama2-zh", ""
+"""What PROMPT says, for asking the models that were never tuned."""
+
 HELD_OUT = DATA / "heldout.txt"
 """Chinese text that no stage trains on; one document a line."""
-INSTRUCTIONS = DATA / "instructions.json"
 QUESTIONS = DATA / "questions.json"
-
-PROMPT = DATA / "prompt.yaml"
-"""The template without its system text; a file, because an empty word on a command line is taken for a slip."""
-TEMPLATE = "llama2-zh"
-SYSTEM = ""
-"""What that file says, for asking the models that were never tuned."""
+"""The questions of the table before and after."""
 
 MODEL = {
     "hidden_size": 128,
@@ -78,8 +83,8 @@ def stages(folder: Path, *, seed: int, fast: bool) -> tuple[Stage, ...]:
         *("--lora_rank", "16", "--lora_alpha", "32", "--lora_dropout", "0"),
         *("--modules_to_save", "embed_tokens,lm_head"),
     )
-    english = tuple(map(str, ENGLISH))
-    chinese = tuple(map(str, CHINESE))
+    english = tuple(at(f"{TEXT_FOLDER}/{name}") for name in ENGLISH)
+    chinese = tuple(at(f"{TEXT_FOLDER}/{name}") for name in CHINESE)
     overrides = ",".join(f"{name}={value}" for name, value in MODEL.items())
     return (
         Stage(
@@ -130,9 +135,9 @@ def stages(folder: Path, *, seed: int, fast: bool) -> tuple[Stage, ...]:
             "The model learns to answer: instruction tuning",
             "sft",
             (
-                *(str(PROMPT), "--model", at("chinese-model"), *adapter),
-                *("--dataset", str(INSTRUCTIONS), "--max_length", "128"),
-                *("--output_dir", at("tuning"), *training(8, "4e-3", 16, 5)),
+                *(at(f"{TEXT_FOLDER}/{PROMPT}"), "--model", at("chinese-model"), *adapter),
+                *("--dataset", at(f"{TEXT_FOLDER}/{INSTRUCTIONS}"), "--max_length", "128"),
+                *("--output_dir", at("tuning"), *training(7, "5e-3", 24, 5)),
             ),
             curve="Instruction tuning",
         ),

@@ -64,7 +64,7 @@ class Answered:
 SEEN = {
     "trained": "trained as it stands",
     "regrouped": "wording trained, but only with other facts",
-    "unseen": "wording never trained",
+    "unseen": "wording not trained with facts of this kind",
 }
 """How far the model met a question in training, in words."""
 
@@ -254,7 +254,21 @@ def _stages(stages: Sequence[StageTime], seconds: float) -> str:
 def _commands(report: Report) -> str:
     steps = [(stage.title, stage.command) for stage in report.stages if stage.command]
     steps.append(("Talk with it", report.chat))
-    return "".join(f"<p class='step'>{_escape(title)}</p><pre>{_escape(command)}</pre>" for title, command in steps)
+    return "".join(
+        f"<p class='step'>{_escape(title)}</p><pre>{_escape(wrapped(command))}</pre>" for title, command in steps
+    )
+
+
+def wrapped(command: str, width: int = 96) -> str:
+    """``command`` broken before flags into lines of about ``width`` characters, as a shell reads them."""
+    lines = [""]
+    for number, part in enumerate(command.split(" --")):
+        piece = part if number == 0 else f"--{part}"
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append(f"  {piece}")
+        else:
+            lines[-1] = f"{lines[-1]} {piece}".lstrip() if len(lines) == 1 else f"{lines[-1]} {piece}"
+    return " \\\n".join(lines)
 
 
 _STYLE = """
@@ -271,7 +285,7 @@ h2{margin:2.4rem 0 .6rem;font-size:1.25rem}.lead{font-size:1.12rem}.warn{color:v
 table{border-collapse:collapse;width:100%}th,td{padding:.42rem .6rem;text-align:left;vertical-align:top;
 border-bottom:1px solid var(--line)}th{font-weight:600}
 .answers td:nth-child(2){color:var(--soft);overflow-wrap:anywhere}
-.answers td:nth-child(-n+3){width:28%}.right{color:var(--ok)}.wrong{color:var(--no)}
+.answers{min-width:40rem}.answers td:nth-child(-n+3){width:28%}.right{color:var(--ok)}.wrong{color:var(--no)}
 .number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}.stages td:first-child{width:50%}
 .share{width:35%}
 .share i{display:block;height:.7rem;margin-top:.4rem;background:var(--b);border-radius:2px;min-width:1px}
