@@ -129,9 +129,9 @@ def _error_of(name: str, tensor: Tensor, steps: Sequence[MergedWeights]) -> floa
     eps, tiny = max(info.eps for info in finfo), max(info.tiny for info in finfo)
     worst = 0.0
     # In slices of rows of about 8 MB: the float64 copies of a whole matrix would be larger than a shard.
-    step = max(1, 2**20 * len(tensor) // max(1, tensor.numel()))
-    for start in range(0, len(tensor), step):
-        rows = slice(start, start + step)
+    height = max(1, 2**20 * len(tensor) // max(1, tensor.numel()))
+    for start in range(0, len(tensor), height):
+        rows = slice(start, start + height)
         exact = expected[rows].double()
         largest, sums = exact.abs(), torch.zeros_like(exact)
         for left, right, scale in updates:
