@@ -101,7 +101,8 @@ def main() -> None:
         "--output_dir", f"{work}/tok-en"], stages)  # fmt: skip
     run("English base", ["pt", "--model_config", "llama", "--config_overrides", shape, "--tuner", "full",
         "--tokenizer", f"{work}/tok-en", "--dataset", str(inputs["english"]), "--output_dir", f"{work}/base",
-        "--max_length", "256", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", *common], stages)  # fmt: skip
+        "--max_length", "256", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3", *common],
+        stages)  # fmt: skip
     run("Before: bits per byte of the base", ["pt", "--model", f"{work}/base", "--dataset", str(inputs["train"]),
         *poetry, "--do_train", "false", "--do_eval", "--output_dir", f"{work}/before", *common], stages)  # fmt: skip
     run("Extend the vocabulary", ["tokenizer", "extend", f"{work}/tok-en", "--corpus", str(inputs["train"]), alpaca,
@@ -167,7 +168,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"Command: `python benchmarks/real_pipeline.py --scale {result['scale']:g}`",
         "",
         f"- Bits per byte of held-out poems: {bits['before']:.3f} before, {bits['after']:.3f} after pre-training.",
-        f"- Tuning: validation loss {result['tuning']['eval_loss']:.3f}, accuracy {result['tuning']['eval_accuracy']:.3f}.",
+        f"- Tuning: validation loss {result['tuning']['eval_loss']:.3f}, "
+        f"accuracy {result['tuning']['eval_accuracy']:.3f}.",
         f"- Rows, pre-training: {result['ledgers']['pt']}; tuning: {result['ledgers']['sft']}.",
         "- Both merges were proved equal to base and adapter (the command fails otherwise).",
         "",

@@ -13,7 +13,7 @@ class UserError(Exception):
     """A mistake that the user can mend. Printed as one line, without a traceback; exit status 2.
 
     ``place`` is a file, a file with a line (``train.jsonl:118``) or a flag (``--max_length``); ``problem`` names the
-    value that was found; ``expected`` and ``mend`` complete the sentence and may be empty where the problem says it all.
+    value that was found; ``expected`` and ``mend`` complete the sentence and may be empty where the problem says all.
     """
 
     def __init__(self, place: object, problem: str, *, expected: str = "", mend: str = "") -> None:

@@ -93,7 +93,9 @@ def test_mistakes_get_one_line_with_a_mend(words: list[str], message: str) -> No
 
 def test_yaml_and_flags_mix_and_flags_win(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text("model: m\ndataset: [a, b]\noutput_dir: o\nlearning_rate: 1e-3\nlora_rank: 4\ntrainer: {adam_beta2: 0.95}\n")
+    path.write_text(
+        "model: m\ndataset: [a, b]\noutput_dir: o\nlearning_rate: 1e-3\nlora_rank: 4\ntrainer: {adam_beta2: 0.95}\n"
+    )
     config, _ = parse(SftConfig, [str(path), "--lora_rank", "16"])
     assert config.source.dataset == ("a", "b")
     assert (config.training.learning_rate, config.adapter.lora_rank) == (1e-3, 16)

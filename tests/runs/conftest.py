@@ -12,14 +12,15 @@ import pytest
 import sentencepiece
 import torch
 from rich.console import Console
-from tiny import tiny_llama
 
 from hanlin.commands import pt, sft
 from hanlin.config.fields import build
 from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.train.run import Outcome
+from tiny import tiny_llama
 
-WORDS = "the quick brown fox jumps over a lazy dog while seven small birds sing in old trees near water".split()
+TEXT = "the quick brown fox jumps over a lazy dog while seven small birds sing in old trees near water"
+WORDS = TEXT.split()
 
 torch.set_num_threads(1)
 

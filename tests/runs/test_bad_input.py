@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from outcomes import losses
-from tiny import tiny_llama
 
 from hanlin.cli import main
 from hanlin.errors import UserError
 from hanlin.train import checkpoint
+from outcomes import losses
+from tiny import tiny_llama
 
 
 class Verb:
@@ -192,3 +192,26 @@ def test_a_broken_checkpoint_is_passed_over(run_sft: Any, tmp_path: Path) -> Non
 def test_a_loss_that_is_no_number_ends_the_run(run_sft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="the loss is"):
         run_sft("run", max_steps=8, learning_rate=1e30, max_grad_norm=1e30, warmup_ratio=0.0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 7424 vs 7316",
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+    ],
+    ids=["torch", "safetensors"],
+)
+def test_writers_that_know_a_full_disk_only_by_words(
+    run_sft: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
+) -> None:
+    """The words were seen on a full tmpfs."""
+    import torch
+
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="no space left"):
+        run_sft("run", max_steps=2, save_steps=1.0)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))

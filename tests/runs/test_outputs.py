@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from outcomes import losses, weights
 from safetensors.torch import load_file
 
 from hanlin.cli import main
 from hanlin.model.identity import read_record
 from hanlin.tokens.store import TokenStore
 from hanlin.train.checkpoint import MANIFEST
+from outcomes import losses, weights
 
 
 def test_a_run_leaves_everything_it_promises(run_sft: Any) -> None:

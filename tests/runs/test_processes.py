@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from outcomes import losses, weights
 from safetensors.torch import load_file
+
+from outcomes import losses, weights
 
 
 def free_port() -> int:
@@ -27,11 +28,11 @@ def test_two_processes_are_one_larger_batch(run_sft: Any, base: Path, instructio
     one = run_sft("one", per_device_train_batch_size=8, max_steps=3, validation_split_percentage=0.25)
     output = tmp_path / "two"
     command = (
-        f"-m torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port {free_port()} -m hanlin sft "
-        f"--model {base} --dataset {instructions} --template alpaca --output_dir {output} --max_length 256 "
-        f"--data_cache_dir {tmp_path / 'cache'} --lora_dropout 0 --learning_rate 1e-2 --max_steps 3 --logging_steps 1 "
-        "--per_device_train_batch_size 4 --per_device_eval_batch_size 2 --report_to none --save_steps 3 "
-        "--validation_split_percentage 0.25"
+        f"-m torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port {free_port()} "
+        f"-m hanlin sft --model {base} --dataset {instructions} --template alpaca --output_dir {output} "
+        f"--max_length 256 --data_cache_dir {tmp_path / 'cache'} --lora_dropout 0 --learning_rate 1e-2 --max_steps 3 "
+        "--logging_steps 1 --per_device_train_batch_size 4 --per_device_eval_batch_size 2 --report_to none "
+        "--save_steps 3 --validation_split_percentage 0.25"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

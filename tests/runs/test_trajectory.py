@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from outcomes import losses, weights
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hanlin.errors import UserError
 from hanlin.tokens.store import TokenStore
 from hanlin.types import IGNORE_INDEX
+from outcomes import losses, weights
 
 # Sums of a few hundred float32 numbers of size 10, added in another order.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-5}

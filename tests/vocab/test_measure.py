@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from vocab_texts import CHINESE, ENGLISH
 
 from hanlin.vocab.extend import extend_by_corpus
 from hanlin.vocab.measure import describe, measure
 from hanlin.vocab.script import script_of
 from hanlin.vocab.tokenizer import TextTokenizer
+from vocab_texts import CHINESE, ENGLISH
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ another order, so the difference is a few units of rounding of the weights' form
 
 
 @dataclass
-class LossOutput(CausalLMOutput):  # type: ignore[misc]  # transformers is untyped here
+class LossOutput(CausalLMOutput):
     """Loss of a batch and the sums behind it; ``logits`` is always None. All are scalars on the device."""
 
     nll_sum: Tensor | None = None

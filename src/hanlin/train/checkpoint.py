@@ -173,3 +173,15 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def write_failure(error: Exception) -> str | None:
+    """Why a file could not be written, or None when the error is of another kind."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    text = str(error)
+    # Two writers of weights know a full disk only by words: safetensors in Rust, and torch's zip writer, which finds
+    # that its position in the file is not what it wrote ("inline_container.cc ... unexpected pos").
+    if "No space left" in text or "inline_container" in text or "PytorchStreamWriter" in text:
+        return "no space left on the disk"
+    return None

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -15,7 +16,7 @@ from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.errors import UserError
 from hanlin.model.adapter import save_adapter
 from hanlin.model.identity import Record, write_record
-from hanlin.train.checkpoint import link_or_copy, sync_file
+from hanlin.train.checkpoint import link_or_copy, sync_file, write_failure
 from hanlin.train.start import Start
 
 ADAPTER_FOLDERS = {"pt": "pt_lora_model", "sft": "sft_lora_model"}
@@ -89,10 +90,13 @@ class Saver:
                 )
                 return folder
             self._save_whole(output_dir)
-        except OSError as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = write_failure(error)
+            if reason is None:
+                raise
             raise UserError(
                 output_dir,
-                f"the trained weights cannot be written: {error.strerror or error}",
+                f"the trained weights cannot be written: {reason}",
                 mend="free some space and start again: the run continues from its last checkpoint",
             ) from error
         return output_dir

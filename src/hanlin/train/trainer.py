@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
@@ -20,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hanlin.errors import UserError
 from hanlin.train.callbacks import peak_memory_bytes
-from hanlin.train.checkpoint import PREFIX, STAGING_PREFIX, rotate, seal
+from hanlin.train.checkpoint import PREFIX, STAGING_PREFIX, rotate, seal, write_failure
 from hanlin.types import IGNORE_INDEX
 
 SaveExport = Callable[[Path, Path], None]
@@ -144,13 +143,11 @@ class HanlinTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._finish_checkpoint(staged, output_dir / name)
-        except OSError as error:
-            raise self._not_saved(output_dir / name, error) from error
-        except RuntimeError as error:
-            # torch's zip writer turns a full disk into a RuntimeError that names no file.
-            if "write" not in str(error) and "space" not in str(error):
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = write_failure(error)
+            if reason is None:
                 raise
-            raise self._not_saved(output_dir / name, OSError(errno.ENOSPC, "no space left")) from error
+            raise self._not_saved(output_dir / name, reason) from error
         finally:
             if self._staging is not None and self.args.should_save:
                 shutil.rmtree(self._staging, ignore_errors=True)
@@ -166,12 +163,10 @@ class HanlinTrainer(Trainer):
         best = self.state.best_model_checkpoint
         rotate(final.parent, self.rotation_limit, Path(best) if best else None)
 
-    def _not_saved(self, place: Path, error: OSError) -> UserError:
-        with suppress(OSError):
-            shutil.rmtree(place.parent / f"{STAGING_PREFIX}{self.state.global_step}", ignore_errors=True)
+    def _not_saved(self, place: Path, reason: str) -> UserError:
         return UserError(
             place,
-            f"cannot be written: {error.strerror or error}",
+            f"cannot be written: {reason}",
             mend="free some space and continue with --resume_from_checkpoint last; earlier checkpoints are whole",
         )
 
