@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.model.weights import open_weights
@@ -88,6 +89,7 @@ def load_model(
     Raises UserError when a weight is missing, unknown or of another shape than config.json says: such models load
     with random weights in silence otherwise.
     """
+    disable_progress_bar()  # transformers draws one for every file, between the lines of ours
     directory = resolve_checkpoint(path_or_id, revision=revision, cache_dir=cache_dir)
     config = load_config(directory)
     open_weights(directory, "--model")  # damaged, incomplete and unsafe files are answered here, by header
@@ -123,6 +125,7 @@ def model_from_config(
     ``overrides`` is "hidden_size=512,num_hidden_layers=8"; ``vocab_size`` is that of the tokenizer. Raises UserError
     for an unknown field or a value that does not fit it.
     """
+    disable_progress_bar()
     if isinstance(config, Mapping):
         values, place = dict(config), "the model's config"
     elif str(config) in CONFIG_MAPPING and not Path(config).exists():

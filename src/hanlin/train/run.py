@@ -13,7 +13,6 @@ from rich.console import Console
 from torch import nn
 from transformers import TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.utils.logging import disable_progress_bar
 
 from hanlin.config.environment import read_processes
 from hanlin.config.runs import PtConfig, SftConfig
@@ -68,7 +67,6 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
     settings, the files or the modes do not fit one another."""
     main = read_processes().is_main
     console = console or Console(quiet=not main, soft_wrap=True)
-    disable_progress_bar()  # ours is the one that is shown
     output_dir = Path(config.training.output_dir)
 
     start = open_start(verb, config, console)
