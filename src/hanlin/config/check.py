@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
 
-from hanlin.config.adapter import LORA_FLAGS
-from hanlin.config.infer import ChatConfig, InferConfig
-from hanlin.config.merge import MergeConfig
-from hanlin.config.older import ENTRY_POINTS, MergeTokenizers, translate
-from hanlin.config.parse import Names, Parsed, names_of, parse, take_flag
-from hanlin.config.runs import PtConfig, SftConfig
-from hanlin.config.shell import Command, Fault, Word, read_script
-from hanlin.config.tokenizer import TokenizerExtend, TokenizerReport, TokenizerTrain
-from hanlin.errors import UserError, nearest
-
-SETTINGS: Mapping[str, type[Any]] = {
-    "pt": PtConfig,
-    "sft": SftConfig,
-    "merge": MergeConfig,
-    "chat": ChatConfig,
-    "infer": InferConfig,
-    "tokenizer train": TokenizerTrain,
-    "tokenizer extend": TokenizerExtend,
-    "tokenizer report": TokenizerReport,
-    "older merge_tokenizers": MergeTokenizers,
-}
-"""Settings of the verbs whose flags are checked."""
+from hanlin.config.check_flags import flag_faults
+from hanlin.config.shell import Command, Fault, Word
+from hanlin.config.shell_reader import read_script
+from hanlin.errors import nearest
 
 PLACEHOLDERS = re.compile(r"(^|/)path/to/|^path_to_|^/?your[_/-]|^validation_file_name$", re.IGNORECASE)
 """Values of the published scripts that stand for one's own."""
@@ -41,8 +21,6 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\[\w*\])?\+?=")
 _DECLARING = {"export", "local", "readonly", "declare", "typeset"}
 _ENVIRONMENT = re.compile(r"[A-Z_][A-Z0-9_]*")
 """Names that the surroundings set: HOME, RANDOM, CUDA_VISIBLE_DEVICES."""
-_OWN_FLAGS = {"inference_hf.py": frozenset({"with_prompt", "interactive"})}
-"""Flags that an entry point takes besides those of its verb."""
 
 
 def check_script(text: str) -> list[Fault]:
@@ -65,7 +43,7 @@ def check_script(text: str) -> list[Fault]:
             values[name] = None if value is None else value.partition("=")[2]
             assigned_on[name] = word.line
         faults += _placeholders(command)
-        faults += _tool_faults(command, _known(values))
+        faults += flag_faults(command, _known(values))
     return sorted(set(faults), key=lambda fault: (fault.line, fault.is_note, fault.text))
 
 
@@ -214,129 +192,3 @@ def _placeholders(command: Command) -> list[Fault]:
         if any(PLACEHOLDERS.search(part) for part in value.split(",")):
             faults.append(Fault(word.line, value, "is the placeholder of a published script", "write your own path"))
     return faults
-
-
-@dataclass(frozen=True, slots=True)
-class _Tool:
-    """A command line of ours inside a script."""
-
-    cls: type[Any]
-    words: list[Word]
-    own_flags: frozenset[str]
-    read: Callable[[list[str]], object]
-    """Reads the whole command line; raises UserError."""
-
-
-def _tool_faults(command: Command, values: Mapping[str, str | None]) -> list[Fault]:
-    tool, faults = _find_tool(command)
-    if tool is None:
-        return faults
-    names = names_of(tool.cls)
-    groups = _groups(tool.words)
-    given: dict[str, Word] = {}
-    for flag, words in groups:
-        name = flag.text[2:].partition("=")[0].replace("-", "_")
-        alias = names.alias(name) if name not in names.flags else None
-        given[alias.name if alias else name] = flag
-        if name not in tool.own_flags:
-            faults += _flag_faults(flag, words, name, names, values)
-    both = [given[name].text for name in LORA_FLAGS if name in given]
-    if "adapter" in given and both and {*LORA_FLAGS} <= names.flags.keys() and "on_lora_flags" not in given:
-        faults.append(
-            Fault(
-                given["adapter"].line,
-                given["adapter"].text,
-                f"an adapter is continued with its own settings, but {', '.join(both)} are given too",
-                "delete those lines to continue the adapter, or this line to train a new one",
-            )
-        )
-    elif not any(not fault.is_note for fault in faults):
-        faults += _whole(command, tool, given, values)
-    return faults
-
-
-def _find_tool(command: Command) -> tuple[_Tool | None, list[Fault]]:
-    """The entry point or verb that a command starts, with the words after it."""
-    for index, word in enumerate(command.words):
-        base = PurePath(word.text).name
-        if base == "hanlin":
-            for length in (2, 1):
-                verb = " ".join(other.text for other in command.words[index + 1 : index + 1 + length])
-                if verb in SETTINGS:
-                    cls = SETTINGS[verb]
-                    rest = command.words[index + 1 + length :]
-                    return _Tool(cls, rest, frozenset(), functools.partial(parse, cls)), []
-        if base in ENTRY_POINTS:
-            return _entry_point(base, command.words[index + 1 :]), []
-        match = nearest(base, ENTRY_POINTS) if base.endswith(".py") and index > 0 else None
-        if match and _alike(base, match):
-            fault = Fault(word.line, base, "is not the name of a published script", f"did you mean {match}?")
-            return _entry_point(match, command.words[index + 1 :]), [fault]
-    return None, []
-
-
-def _alike(name: str, known: str) -> bool:
-    """A slip of the finger or a sibling of the same script, and not merely another script."""
-    return abs(len(name) - len(known)) <= 8 and nearest(name[-20:], [known[-20:]]) is not None
-
-
-def _entry_point(entry: str, words: list[Word]) -> _Tool:
-    def read(argv: list[str]) -> object:
-        call = translate(entry, argv)
-        return parse(SETTINGS[call.verb], call.argv, call.defaults)
-
-    is_chat = any(word.text == "--interactive" for word in words)
-    verb = "chat" if is_chat else translate(entry, []).verb
-    return _Tool(SETTINGS[verb], words, _OWN_FLAGS.get(entry, frozenset()), read)
-
-
-def _groups(words: Sequence[Word]) -> list[tuple[Word, list[Word]]]:
-    """Flags with the words that follow them."""
-    groups: list[tuple[Word, list[Word]]] = []
-    for word in words:
-        if word.text.startswith("--") and not (word.quoted and " " in word.text):
-            groups.append((word, []))
-        elif groups:
-            groups[-1][1].append(word)
-    return groups
-
-
-def _flag_faults(
-    flag: Word, words: Sequence[Word], name: str, names: Names, values: Mapping[str, str | None]
-) -> list[Fault]:
-    """What is wrong with one flag and its value, as far as the script tells the value."""
-    expanded = [word.expand(values) for word in words]
-    if "=" in flag.text:
-        expanded.insert(0, (flag.expand(values) or "").partition("=")[2] or None)
-    given = [value for value in expanded if value is not None]
-    parsed = Parsed()
-    if len(given) == len(expanded):
-        try:
-            take_flag(name, given, names, parsed)
-        except UserError as error:
-            return [_from_error(error, flag.line, " ".join([flag.text, *(word.text for word in words)]))]
-    elif not names.takes(name):
-        match = nearest(name, names.known())
-        return [Fault(flag.line, flag.text, "is not a flag here", f"did you mean --{match}?" if match else "")]
-    return [Fault(flag.line, flag.text, notice.partition(": ")[2] or notice, is_note=True) for notice in parsed.notices]
-
-
-def _whole(command: Command, tool: _Tool, given: Mapping[str, Word], values: Mapping[str, str | None]) -> list[Fault]:
-    """What only the whole command line shows: a missing flag, two that exclude each other."""
-    argv = [word.expand(values) for word in tool.words]
-    known = [word for word in argv if word is not None]
-    if len(known) < len(argv):
-        return []
-    try:
-        tool.read(known)
-    except UserError as error:
-        name = error.place.lstrip("-")
-        flag = given.get(name)
-        return [_from_error(error, flag.line if flag else command.line, flag.text if flag else error.place)]
-    return []
-
-
-def _from_error(error: UserError, line: int, text: str) -> Fault:
-    problem = " ".join(error.problem.split())
-    why = f"{problem}; expected {error.expected}" if error.expected else problem
-    return Fault(line, text, why, error.mend)
