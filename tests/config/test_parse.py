@@ -31,6 +31,13 @@ def test_a_boolean_flag_reads_both_forms(words: list[str], expected: bool) -> No
     assert sft(*words).training.bf16 is expected
 
 
+def test_an_empty_system_text_is_a_value_and_other_empty_texts_are_not() -> None:
+    assert sft("--system", "").instruction.system == ""
+    assert sft().instruction.system is None
+    with pytest.raises(UserError, match="no value"):
+        sft("--template", "")
+
+
 def test_lists_take_spaces_and_commas() -> None:
     assert sft("--modules_to_save", "embed_tokens,lm_head").adapter.modules_to_save == ("embed_tokens", "lm_head")
     assert sft("--modules_to_save", "embed_tokens", "lm_head").adapter.modules_to_save == ("embed_tokens", "lm_head")

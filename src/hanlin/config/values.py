@@ -8,6 +8,9 @@ from hanlin.config.fields import Flag
 from hanlin.config.words import EMPTY_VARIABLE
 from hanlin.errors import UserError, did_you_mean
 
+MAY_BE_EMPTY = {"system"}
+"""Flags whose empty text says something: no system prompt, where leaving the flag out means the template's own."""
+
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
 
@@ -17,6 +20,8 @@ def from_words(flag: Flag, words: list[str], *, place: str = "") -> Any:
     place = place or f"--{flag.name}"
     if flag.kind == "bool" and not words:
         return True
+    if words == [""] and flag.name in MAY_BE_EMPTY:
+        return ""
     if not words or words == [""]:
         raise UserError(
             place,
