@@ -25,7 +25,7 @@ _LORA1 = f"--lora_rank 8 --lora_alpha 32 --trainable {ALL7} --modules_to_save {E
 _LORA2 = f"--lora_rank 64 --lora_alpha 128 --trainable {ALL7} --lora_dropout 0.05 --modules_to_save {EMB} "
 
 _PT = (
-    "--data_cache_dir temp_data_cache_dir --validation_split_percentage 0.001 --per_device_train_batch_size 1 {eval_batch}"
+    "--data_cache_dir temp_data_cache_dir --validation_split_percentage 0.001 --per_device_train_batch_size 1 {more}"
     "--do_train --seed " + SEED + " --fp16 {duration} --lr_scheduler_type cosine --learning_rate 2e-4 "
     "--warmup_ratio 0.05 --weight_decay 0.01 "
 )
@@ -38,7 +38,7 @@ _SFT = (
 def _pt(model: str, tokenizer: str, lora: str, *, duration: str, saving: str, accumulate: int, tail: str = "") -> str:
     return (
         _START.format(model=model, tokenizer=tokenizer, data="path/to/pt/data/dir")
-        + _PT.format(duration=duration, eval_batch="" if tail else "--per_device_eval_batch_size 1 ")
+        + _PT.format(duration=duration, more="" if tail else "--per_device_eval_batch_size 1 ")
         + _COMMON.format(saving=saving, accumulate=accumulate, length="--block_size 512", output="output_dir")
         + lora
         + "--torch_dtype float16 "
