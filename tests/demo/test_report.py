@@ -88,6 +88,7 @@ def test_right_is_the_whole_answer() -> None:
     answer = Answered("问", "", "trained", "北京。", "北京", " 北京。\n")
     assert not answer.right_before, "a part is not the answer"
     assert answer.right_after
+    assert not Answered("问", "", "trained", "北京。", "", "北京。上海。").right_after, "more is not the answer either"
 
 
 def test_fast_run_says_that_its_answers_mean_nothing() -> None:
@@ -102,14 +103,20 @@ def test_curve_goes_right_and_down() -> None:
     assert match
     x, y = zip(*(map(float, pair.split(",")) for pair in match[1].split()), strict=True)
     assert sorted(x) == list(x) and len(x) == len(POINTS)
-    # Drawn heights are proportional to the losses: 8, 4, 2, 2 above the axis.
-    axis = 2 * y[1] - y[0]
-    assert [round((axis - level) / (axis - y[2]), 1) for level in y] == [4, 2, 1, 1]
+    # Against the grid lines, which carry the numbers: 8, 4 and 2 are among them.
+    page = render(REPORT)
+    grid = {
+        float(number): float(level)
+        for level, number in re.findall(r"y2='([\d.]+)' class='grid'/><text [^>]+>([\d.]+)</text>", page)
+    }
+    assert list(y) == [grid[8], grid[4], grid[2], grid[2]]
+    assert grid[8] < 20 < grid[4] < grid[2] < 190 < grid[0], "the curve fills the picture"
 
 
 def test_bars_are_proportional() -> None:
     first, second = re.findall(r"<rect x='180' y='\d+' width='([\d.]+)'", render(REPORT))
     assert math.isclose(float(first) / float(second), 4, rel_tol=1e-3)
+    assert float(first) == 360, "the longest bar leaves room for its number in a picture 600 wide"
 
 
 @settings(max_examples=200, deadline=None)
