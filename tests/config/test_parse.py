@@ -59,6 +59,15 @@ def test_older_spellings_mean_todays_flags() -> None:
     assert notices[0].startswith("--save_safetensors:")
 
 
+def test_fields_of_the_trainer_have_their_types() -> None:
+    config = sft("--adam_epsilon", "1e-7", "--dataloader_num_workers", "2", "--neftune_noise_alpha", "5")
+    assert config.trainer == {
+        "adam_epsilon": 1e-7,
+        "dataloader_num_workers": 2,
+        "neftune_noise_alpha": 5,
+    }
+
+
 def test_full_finetuning_becomes_the_tuner() -> None:
     assert sft("--full_finetuning").adapter.tuner == "full"
     assert sft("--full_finetuning", "False").adapter.tuner == "lora"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,16 @@ def test_prepared_tokens_are_made_once_and_never_stale(run_sft: Any, instruction
     data.write_text(json.dumps(rows))
     run_sft("e", dataset=(str(data),), max_steps=1)
     assert stores() == 4
+
+
+def test_a_changed_chat_template_of_the_same_name_makes_new_tokens(run_sft: Any, base: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(base, own)
+    turn = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}</s>{% endif %}"
+    for ending in ("{% endfor %}", "\n{% endfor %}"):
+        (own / "chat_template.jinja").write_text(turn + ending)
+        run_sft(f"run{len(ending)}", model=str(own), template=None, max_steps=1)
+    assert len([path for path in (tmp_path / "cache").iterdir() if not path.name.startswith(".")]) == 2
 
 
 def test_best_and_last_checkpoint_stay(run_sft: Any) -> None:
