@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hanlin.cli import main
 from hanlin.config.check import check_script
@@ -235,3 +237,26 @@ def test_a_file_that_is_no_script_gets_one_line(tmp_path: Path, capsys: pytest.C
     assert main(["script", "check", str(tmp_path / "nothing")]) == 2
     assert main(["script", "check", str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 3
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *"\\ \n\"'`$(){}[]|;&<>#=-—“　＄\r1x",
+                "<<EOF\n",
+                "${",
+                "'''",
+                "--seed ",
+                "hanlin sft ",
+                "export a=",
+                "2>&1",
+            ]
+        ),
+        max_size=40,
+    )
+)
+def test_any_text_is_read_to_its_end_and_faults_lie_within_it(parts: list[str]) -> None:
+    text = "".join(parts)
+    assert all(1 <= fault.line <= text.count("\n") + 1 for fault in check_script(text))
