@@ -10,6 +10,10 @@ import yaml
 
 from answering import TEXT, save_model, tokenizer
 from hanlin.cli import main
+from hanlin.config.older import translate
+from hanlin.config.parse import parse
+from hanlin.config.runs import PtConfig
+from hanlin.train.results import write_settings
 from hanlin.vocab.extend import extend_by_pad
 from scripts.published import COMMANDS
 
@@ -103,6 +107,17 @@ def test_tuning_takes_the_template_of_its_generation(
     results = json.loads((tmp_path / "sft" / "all_results.json").read_text())
     assert {"train_loss", "eval_loss", "eval_perplexity"} <= results.keys()
     assert yaml.safe_load((tmp_path / "sft" / "run.yaml").read_text())["per_device_eval_batch_size"] == 1
+
+
+def test_the_settings_of_a_run_say_what_was_unlimited(tmp_path: Path) -> None:
+    """The file that runs again is read with the verb's defaults, not with those of the entry point."""
+    call = translate("run_clm_pt_with_peft.py", "--model m --dataset_dir d --output_dir o --do_train".split())
+    config, _ = parse(PtConfig, call.argv, call.defaults)
+    write_settings(tmp_path / "run.yaml", "pt", config)
+    again, _ = parse(PtConfig, [str(tmp_path / "run.yaml")])
+    assert again.training == config.training
+    assert again.training.save_total_limit is None
+    assert (again.source, again.adapter, again.corpus) == (config.source, config.adapter, config.corpus)
 
 
 def test_adapter_and_lora_flags_together_stop_with_both_mends(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from hanlin.config.adapter import LORA_FLAGS
-from hanlin.config.fields import flatten
+from hanlin.config.fields import flags, flatten
 from hanlin.train.checkpoint import library_versions, write_json
 
 SETTINGS_FILE = "run.yaml"
@@ -21,7 +21,13 @@ LEDGER_FILE = "ledger.jsonl"
 
 def write_settings(path: Path, verb: str, config: Any) -> None:
     """Write the resolved settings as YAML that runs again: ``hanlin VERB run.yaml``."""
-    flat = {name: value for name, value in flatten(config).items() if value not in (None, [])}
+    defaults = flags(type(config))
+    # An absent setting may be left out, unless its default is something else (--save_total_limit none).
+    flat = {
+        name: value
+        for name, value in flatten(config).items()
+        if value not in (None, []) or defaults[name].default not in (None, ())
+    }
     if flat.get("adapter"):
         # The adapter that is continued brings these; stated again they would contradict it.
         flat = {name: value for name, value in flat.items() if name not in LORA_FLAGS}
