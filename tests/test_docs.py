@@ -72,7 +72,7 @@ def command_lines(text: str) -> list[list[str]]:
 
 
 def cases() -> list[Any]:
-    """Each command line with the YAML that the page shows before it."""
+    """Page and words of each command line, and the YAML that the page shows before it."""
     found = []
     for page in PAGES:
         settings = ""
@@ -82,13 +82,13 @@ def cases() -> list[Any]:
             if block.language in ("bash", "sh"):
                 for words in command_lines(block.text):
                     name = f"{page.relative_to(ROOT)}: hanlin {' '.join(words)}"
-                    found.append(pytest.param(words, settings, id=name[:120]))
+                    found.append(pytest.param(page, words, settings, id=name[:120]))
     return found
 
 
-@pytest.mark.parametrize(("words", "settings"), cases())
+@pytest.mark.parametrize(("page", "words", "settings"), cases())
 def test_every_command_line_parses(
-    words: list[str], settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, words: list[str], settings: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not words or words in (["--help"], ["--version"]):
         return
@@ -101,7 +101,7 @@ def test_every_command_line_parses(
             assert settings, "a page shows the file that its command reads"
             (tmp_path / word).write_text(settings, encoding="utf-8")
     _, notices = parse(_load(VERBS[name].config), rest)
-    assert not notices, "our own pages use today's names"
+    assert not notices or page.name == "older-command-lines.md", "pages use today's names"
 
 
 def test_the_words_of_a_command_are_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ def problems(page: Path) -> dict[int, str]:
     return found
 
 
+@functools.cache
 def functions(file: str) -> set[str]:
     """Names of the test functions of a file."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
