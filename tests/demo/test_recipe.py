@@ -9,17 +9,14 @@ import pytest
 
 from hanlin.cli import VERBS, _load
 from hanlin.config.parse import parse
-from hanlin.demo.recipe import PROMPT, SYSTEM, TEMPLATE, TEXT_FOLDER, stages
+from hanlin.demo.recipe import SYSTEM, TEMPLATE, stages
 from hanlin.demo.report import wrapped
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a space in its name, and the file that a stage's parser opens."""
-    path = tmp_path / "my demo"
-    (path / TEXT_FOLDER).mkdir(parents=True)
-    (path / TEXT_FOLDER / PROMPT).write_text(f"template: {TEMPLATE}\nsystem: '{SYSTEM}'\n", encoding="utf-8")
-    return path
+    """A folder with a space in its name."""
+    return tmp_path / "my demo"
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -39,7 +36,7 @@ def test_every_stage_is_a_command_line(folder: Path, fast: bool) -> None:
 
 
 def test_stages_read_only_what_is_there(folder: Path) -> None:
-    written = {folder / TEXT_FOLDER}
+    written = {folder / "text"}
     for stage in stages(folder, seed=1, fast=False):
         for word in stage.arguments:
             path = Path(word)
@@ -48,10 +45,7 @@ def test_stages_read_only_what_is_there(folder: Path) -> None:
         written.add(folder / stage.name)
 
 
-def test_shipped_prompt_is_the_one_the_demo_asks_with(folder: Path) -> None:
-    from hanlin.demo.recipe import DATA
-
-    (folder / TEXT_FOLDER / PROMPT).write_bytes((DATA / PROMPT).read_bytes())
+def test_models_are_asked_as_they_were_tuned(folder: Path) -> None:
     stage = next(stage for stage in stages(folder, seed=1, fast=False) if stage.verb == "sft")
     config, _ = parse(_load(VERBS["sft"].config), list(stage.arguments))
     assert (config.instruction.template, config.instruction.system) == (TEMPLATE, SYSTEM)

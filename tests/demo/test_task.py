@@ -28,7 +28,7 @@ def han(text: str) -> str:
 
 def test_shipped_files_are_those_of_the_task(tmp_path: Path) -> None:
     facts.write(TASK, tmp_path)
-    for name in ("facts.txt", "instructions.json", "questions.json"):
+    for name in ("facts.txt", "instructions.json", "dialogues.json", "questions.json"):
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), f"run python -m hanlin.demo.facts: {name}"
 
 
@@ -40,6 +40,17 @@ def test_everything_the_stages_read_is_shipped_and_small() -> None:
 def test_records_are_stanford_alpaca() -> None:
     assert 300 <= len(RECORDS) <= 1500
     assert all(set(record) == {"instruction", "input", "output"} and record["output"] for record in RECORDS)
+
+
+def test_dialogues_hold_each_record_once() -> None:
+    rows = json.loads((DATA / "dialogues.json").read_text(encoding="utf-8"))
+    turns = Counter()
+    for row in rows:
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
+        texts = [message["content"] for message in row["messages"]]
+        turns.update(zip(texts[::2], texts[1::2], strict=True))
+    assert turns == Counter((record["instruction"], record["output"]) for record in RECORDS)
+    assert {len(row["messages"]) // 2 for row in rows} >= {2, 3}
 
 
 def test_one_question_has_one_answer() -> None:
@@ -121,7 +132,7 @@ def test_verses_are_equally_long_in_each_poem() -> None:
 def test_sums_are_right() -> None:
     digits = "零一二三四五六七八九十"
     sums = next(relation for relation in TASK.relations if relation.name == "sum")
-    assert len(sums.facts) == 45
+    assert len(sums.facts) == 36
     assert all(digits.index(a) + digits.index(b) == digits.index(c) for a, b, c in sums.facts)
 
 

@@ -42,6 +42,7 @@ ENGLISH_MODEL, CHINESE_MODEL, CHAT_MODEL = "english-model", "chinese-model", "ch
 NUM_SAMPLED = 60
 """Questions drawn for the score, of each kind."""
 
+GREEDY_FLAGS = ("--temperature", "0", "--repetition_penalty", "1")
 GREEDY = GenerationSettings(do_sample=False, repetition_penalty=1.0, max_new_tokens=24)
 
 
@@ -177,7 +178,7 @@ def _examine(folder: Path, recipe: Sequence[Stage], config: DemoConfig, console:
         curves=tuple(Curve(s.curve, _losses(folder / s.name)) for s in recipe if s.curve),
         answers=answers,
         scores=_scores(drawn, sampled),
-        chat=shlex.join(["hanlin", "chat", str(folder / CHAT_MODEL)]),
+        chat=shlex.join(["hanlin", "chat", str(folder / CHAT_MODEL), *GREEDY_FLAGS]),
         facts=_facts(english, chat, config),
         complete=not config.fast,
     )

@@ -1,8 +1,8 @@
 """The small task of the demo, from ``data/task.toml``: facts, and which of the questions for them are trained.
 
 ``python -m hanlin.demo.facts`` writes ``data/facts.txt`` (the facts as sentences, for pre-training),
-``data/instructions.json`` (Stanford Alpaca records, for tuning) and ``data/questions.json`` (the table before and
-after). All are shipped; a test compares them with the task.
+``data/instructions.json`` and ``data/dialogues.json`` (Stanford Alpaca records, and the same as conversations, for
+tuning) and ``data/questions.json`` (the table before and after). All are shipped; a test compares them with the task.
 
 Which question of which fact is trained: a relation has Q ``questions``, and fact number i is trained with all of them
 except number i mod Q. So each wording is trained, each fact is trained, and each fact has one question whose wording
@@ -15,7 +15,7 @@ import itertools
 import json
 import random
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,24 @@ def records(task: Task) -> list[dict[str, str]]:
     return [{"instruction": q, "input": "", "output": a} for q, a in [*asked, *task.talk * 4]]
 
 
+def dialogues(task: Task) -> list[dict[str, list[dict[str, str]]]]:
+    """The records once more, in conversations of two and of three turns, so that chatting does not end at the first."""
+    shuffled = records(task)
+    random.Random(0).shuffle(shuffled)
+    rows = []
+    for start in range(0, len(shuffled), 5):
+        for turns in (shuffled[start : start + 2], shuffled[start + 2 : start + 5]):
+            pairs = [(turn["instruction"], turn["output"]) for turn in turns]
+            messages = [
+                {"role": role, "content": text}
+                for pair in pairs
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+            if messages:
+                rows.append({"messages": messages})
+    return rows
+
+
 def shown(task: Task) -> list[dict[str, str]]:
     """The questions of the table with their meaning, right answer, and how far they were met in training."""
     known = {q.text: q for q in questions(task)}
@@ -137,9 +155,14 @@ def shown(task: Task) -> list[dict[str, str]]:
 
 
 def write(task: Task, directory: Path) -> None:
-    """Write ``facts.txt``, ``instructions.json`` and ``questions.json`` into ``directory``."""
+    """Write all that is made from ``task`` into ``directory``."""
     (directory / "facts.txt").write_text(statements(task), encoding="utf-8")
-    for name, rows in (("instructions.json", records(task)), ("questions.json", shown(task))):
+    files: dict[str, Sequence[Mapping[str, Any]]] = {
+        "instructions.json": records(task),
+        "dialogues.json": dialogues(task),
+        "questions.json": shown(task),
+    }
+    for name, rows in files.items():
         lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         (directory / name).write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
