@@ -117,7 +117,8 @@ def render(report: Report) -> str:
         "<h2>What happened</h2>",
         _stages(report.stages, seconds),
         "<h2>Again, step by step</h2>",
-        "<p>Each stage is a command of its own; with your own model and files it is the same line.</p>",
+        "<p>Each stage is a command of its own. To repeat one, give it another --output_dir; with your own model and "
+        "files it is the same line.</p>",
         _commands(report),
         "<h2>This run</h2>",
         "<table class='facts'>"
@@ -138,19 +139,22 @@ def _escape(text: str) -> str:
 def _answers(answers: Iterable[Answered]) -> str:
     rows = []
     for answer in answers:
-        cells = []
-        for text, is_right in ((answer.before, answer.right_before), (answer.after, answer.right_after)):
-            mark = "<b class='right' title='right'>✓</b>" if is_right else "<b class='wrong' title='wrong'>✗</b>"
-            wanted = "" if is_right or text is answer.before else f"<small>expected {_escape(answer.expected)}</small>"
-            cells.append(
-                f"<td>{mark} <span lang='zh'>{_escape(printable(text)) or '<i>nothing</i>'}</span>{wanted}</td>"
-            )
+        before = _said(answer.before, answer.right_before)
+        after = _said(answer.after, answer.right_after)
+        if not answer.right_after:
+            after += f"<small>expected {_escape(answer.expected)}</small>"
         rows.append(
             f"<tr><td><span lang='zh'>{_escape(answer.question)}</span><small>{_escape(answer.gloss)}</small></td>"
-            f"{''.join(cells)}<td class='seen'>{_escape(SEEN[answer.seen])}</td></tr>"
+            f"<td>{before}</td><td>{after}</td><td class='seen'>{_escape(SEEN[answer.seen])}</td></tr>"
         )
     head = "<tr><th>question</th><th>before</th><th>after</th><th>the question in training</th></tr>"
     return f"<div class='wide'><table class='answers'>{head}{''.join(rows)}</table></div>"
+
+
+def _said(text: str, is_right: bool) -> str:
+    """An answer with its mark."""
+    mark = "<b class='right' title='right'>✓</b>" if is_right else "<b class='wrong' title='wrong'>✗</b>"
+    return f"{mark} <span lang='zh'>{_escape(printable(text)) or '<i>nothing</i>'}</span>"
 
 
 def _scores(scores: Sequence[tuple[str, int, int]]) -> str:
