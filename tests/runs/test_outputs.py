@@ -173,3 +173,38 @@ def test_without_packing_each_document_is_a_row_and_the_loss_is_the_same(run_pt:
     packed = run_pt("packed", **whole)
     alone = run_pt("alone", packing=False, **whole)
     assert losses(packed) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_checkpoints_hold_each_weight_once_and_nothing_pickled_of_ours(run_sft: Any) -> None:
+    outcome = run_sft("run", max_steps=2, save_steps=2.0)
+    folder = outcome.output_dir / "checkpoint-2"
+    names = {path.name for path in folder.iterdir()}
+    assert "training_args.bin" not in names
+    assert "README.md" not in names, "the library's card says less than ours"
+    inner = folder / "sft_lora_model" / "adapter_model.safetensors"
+    assert inner.stat().st_ino == (folder / "adapter_model.safetensors").stat().st_ino
+    assert inner.stat().st_mode & 0o044 == folder.stat().st_mode & 0o044, "readable by those who can read the folder"
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert settings["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+
+
+def test_whole_checkpoints_are_models_that_answer(run_sft: Any) -> None:
+    outcome = run_sft("run", max_steps=2, save_steps=2.0, tuner="full")
+    folder = outcome.output_dir / "checkpoint-2"
+    assert read_record(folder) is not None
+    assert json.loads((folder / "config.json").read_text())["use_cache"] is True
+
+
+def test_bits_per_byte_counts_the_text_that_is_trained(run_sft: Any, tmp_path: Path) -> None:
+    """Two answers of 3 and 4 bytes: with the last alone trained, 4 bytes are counted, and 7 with both."""
+    talk = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "fox"), ("user", "b"))]
+    rows = [{"messages": [*talk, {"role": "assistant", "content": "bird"}]}]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    expected = {"all": 7, "last": 4}
+    for train_on, num_bytes in expected.items():
+        run_sft(train_on, dataset=(str(path),), train_on=train_on, max_steps=1)
+    found = sorted(
+        int(TokenStore.open(path).num_bytes[0]) for path in (tmp_path / "cache").iterdir() if path.name[0] != "."
+    )  # type: ignore[union-attr]
+    assert found == [4, 7]

@@ -86,6 +86,37 @@ def test_a_resumed_run_has_the_bits_of_an_unbroken_one(run_sft: Any, tmp_path: P
     assert [json.loads(line)["step"] for line in lines if '"loss"' in line] == list(range(1, 9))
 
 
+def test_resuming_in_a_later_epoch_goes_on_with_the_order_of_that_epoch(run_sft: Any, tmp_path: Path) -> None:
+    """48 rows in batches of 5 are 10 steps an epoch, the last with 3 rows."""
+    settings = {"per_device_train_batch_size": 5, "save_steps": 13.0, "max_steps": 16}
+    whole = run_sft("whole", **settings)
+    import shutil
+
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "checkpoint-16")
+    resumed = run_sft("broken", resume_from_checkpoint="last", **settings)
+    assert losses(resumed) == losses(whole)
+
+
+def test_each_row_is_trained_once_an_epoch(run_sft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of every batch, written down as they are collated; epochs differ in order."""
+    import hanlin.train.run as run
+
+    seen: list[int] = []
+    collate = run.collate
+
+    def watch(features: Any, **options: Any) -> Any:
+        seen.extend(hash(feature["input_ids"].tobytes()) for feature in features if len(feature["input_ids"]) > 1)
+        return collate(features, **options)
+
+    monkeypatch.setattr(run, "collate", watch)
+    run_sft("run", per_device_train_batch_size=5, max_steps=-1, num_train_epochs=2.0)
+    first, second = seen[:48], seen[48:]
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert len(second) == 48
+
+
 def test_a_run_in_progress_is_continued_without_a_flag(run_sft: Any, tmp_path: Path) -> None:
     run_sft("run", max_steps=2, save_steps=2.0)
     outcome = run_sft("run", max_steps=4, save_steps=2.0)

@@ -16,6 +16,7 @@ from hanlin.export.merged import MergedWeights, embedding_name, head_name
 from hanlin.model.adapter_files import AdapterFiles, read_adapter
 from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.load import load_config, resolve_checkpoint
+from hanlin.model.published import check_published
 from hanlin.model.weights import WeightIndex, open_weights
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -80,12 +81,14 @@ def plan_merge(
     _check_something_changes(steps)
     identity = weights_identity(index)
     record = read_record(base_folder)
-    chain = _check_bases(steps, identity, record, notices, allow_other_base=allow_other_base)
     found, path = _tokenizer(tokenizer, files, base_folder)
+    if not allow_other_base:
+        _check_published(files, base_name, base_folder, index, found)
+    chain = _check_bases(steps, identity, record, notices, allow_other_base=allow_other_base)
     rows = _check_tokenizer(found, steps[-1], files[-1], index, given=tokenizer is not None, notices=notices)
     config, config_folder = _config(base_folder, base_config, steps[-1], files, rows, notices)
     _compare_special_ids(config, found, notices)
-    last = files[-1].record
+    last = files[-1].record or record
     return MergePlan(
         base_folder=base_folder,
         base=index,
@@ -249,6 +252,20 @@ def _check_bases(
             notices.append(f"warning: {adapter.directory} {problem}{name}")
         chain = (*chain, adapter.identity())
     return chain
+
+
+def _check_published(
+    adapters: Sequence[AdapterFiles], base_name: str, base_folder: Path, index: WeightIndex, tokenizer: TextTokenizer
+) -> None:
+    """The rules of the published families for adapters without a record, each with the rows that it meets."""
+    rows = _rows(index)
+    for adapter in adapters:
+        if adapter.record is None and rows is not None:
+            known = tokenizer.known if adapter is adapters[-1] else None
+            check_published(
+                adapter, base_name=base_name, base_folder=base_folder, base_rows=rows, tokenizer_known=known
+            )
+        rows = adapter.embedding_rows() or rows
 
 
 def _short(chain: Sequence[str]) -> str:

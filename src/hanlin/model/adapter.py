@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -174,6 +174,7 @@ def save_adapter(
         _write_settings(peft_model, aside / CONFIG_FILE, base_model_name, sorted(tensors))
         write_record(aside, record)
         save_file(tensors, aside / WEIGHT_FILES[0], metadata={"format": "pt"})
+        (aside / WEIGHT_FILES[0]).chmod(aside.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
         _verify(aside, tensors)
         _publish(aside, directory)
     except OSError as error:
@@ -341,10 +342,26 @@ def _write_settings(model: PeftModel, file: Path, base_model_name: str, names: S
         "base_model_name_or_path": base_model_name,
         "inference_mode": True,
         "modules_to_save": sorted({module.rsplit(".", 1)[-1] for module in whole}) or None,
-        "target_modules": targets if isinstance(targets, str) else sorted(targets),
+        "target_modules": targets if isinstance(targets, str) else _short_names(model, targets),
     }
     plain = {key: value for key, value in config.items() if not isinstance(value, set)}
     file.write_text(json.dumps(plain, ensure_ascii=False, indent=2, default=_plain) + "\n", encoding="utf-8")
+
+
+def _short_names(model: nn.Module, targets: Iterable[str]) -> list[str]:
+    """``q_proj`` for all modules of that name where each of them is a target, as people and other tools write it."""
+    full, short = set(targets), set()
+    linear = {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if ".base_layer" not in name and ".lora_" not in name
+        if _is_linear(module) or hasattr(module, "base_layer")
+    }
+    for target in sorted(full):
+        last = target.rsplit(".", 1)[-1]
+        alike = {name for name in linear if _ends_with(name, (last,))}
+        short.add(last if alike and alike <= full else target)
+    return sorted(short)
 
 
 def _plain(value: Any) -> Any:

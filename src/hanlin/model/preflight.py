@@ -6,14 +6,12 @@ published Chinese-LLaMA-Alpaca families only where a file of 2023 carries nothin
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import torch
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.model.adapter_files import OUTPUT_HEADS, AdapterFiles
 from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
+from hanlin.model.published import check_published
 
 __all__ = ["BaseFacts", "Facts", "TokenizerFacts", "check_modes", "read_base"]
 
@@ -165,7 +163,13 @@ def _check_own_base(facts: Facts, base: BaseFacts, adapter: AdapterFiles) -> Non
         return
     if _contains(base, adapter):
         raise twice
-    _check_published(facts, base, adapter)
+    check_published(
+        adapter,
+        base_name=base.name,
+        base_folder=base.directory,
+        base_rows=base.rows,
+        tokenizer_known=facts.tokenizer.known,
+    )
 
 
 def _contains(base: BaseFacts, adapter: AdapterFiles) -> bool:
@@ -183,45 +187,6 @@ def _contains(base: BaseFacts, adapter: AdapterFiles) -> bool:
         if not any(torch.equal(ours.to(t), theirs.to(t)) for t in (ours.dtype, theirs.dtype)):
             return False
     return bool(pairs)
-
-
-def _check_published(facts: Facts, base: BaseFacts, adapter: AdapterFiles) -> None:
-    """Adapters of 2023 carry no record: the rules of the two published families, by name and size."""
-    rows, name, refuse = adapter.embedding_rows(), _normal(adapter.name), "--adapter"
-    published = re.search(r"chinese-(llama|alpaca)(-2)?(-plus|-pro)?-lora", name) is not None
-    here = {_normal(Path(base.name).name), _normal(base.directory.name)}
-    elsewhere = _normal(Path(adapter.base_model_name_or_path or "").name) not in here
-    family = facts.tokenizer.known in ("chinese-llama", "chinese-alpaca", "chinese-llama-2")
-    if rows == base.rows and (published or (family and elsewhere)):
-        second = rows == 55296
-        raise UserError(
-            refuse,
-            f"{adapter.name} on {base.name}, which already has {rows} rows: a published adapter would be applied twice",
-            expected=f"the original {'Llama-2' if second else 'LLaMA'} with 32000 rows",
-            mend="name that base, or remove --adapter to train a new adapter on this model",
-        )
-    if _is_chat(base.name, base.directory.name) and not _is_chat(adapter.base_model_name_or_path or ""):
-        raise UserError(
-            "--model",
-            f"{base.name} is a chat model, but {adapter.name} was not trained on one",
-            expected="the model that the adapter was trained on (Llama-2, not Llama-2-chat)",
-            mend="name that base, or remove --adapter to train a new adapter on the chat model",
-        )
-    alpaca = "alpaca" in name and rows == 49954
-    plus = re.search(r"(^|-)(plus|pro)(-|$)", name) is not None
-    if alpaca and plus and base.rows == 32000:
-        raise UserError(
-            refuse,
-            f"{adapter.name} does not belong on the original LLaMA ({base.name})",
-            expected="LLaMA into which the Chinese-LLaMA-Plus adapter is merged (49953 rows)",
-            mend="merge that one first: hanlin merge",
-        )
-    if alpaca and published and not plus and base.rows == 49953:
-        raise UserError(
-            refuse,
-            f"{adapter.name} does not belong on a merged Chinese-LLaMA ({base.name})",
-            expected="the original LLaMA with 32000 rows (only Plus and Pro are built on Chinese-LLaMA-Plus)",
-        )
 
 
 def _check_adapter_rows(facts: Facts, base: BaseFacts, adapter: AdapterFiles) -> None:
@@ -342,14 +307,6 @@ def _own_tokenizers(base: BaseFacts) -> set[str]:
 
 def _trained(module: str, names: tuple[str, ...]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
-
-
-def _is_chat(*names: str) -> bool:
-    return any(re.search(r"llama-?2.*chat", _normal(Path(name).name)) for name in names)
-
-
-def _normal(name: str) -> str:
-    return name.lower().replace("_", "-")
 
 
 def _plain(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
@@ -69,6 +70,8 @@ def training_arguments(
         "label_names": ["labels"],
         "average_tokens_across_devices": True,
         "dataloader_pin_memory": False,
+        # Every trained weight takes part in every step; looking for others costs time and a warning.
+        "ddp_find_unused_parameters": False,
         # Without it transformers refuses bf16 on a machine that has no GPU.
         "use_cpu": device_type == "cpu",
     }
@@ -97,6 +100,8 @@ def _eval_strategy(config: TrainingConfig, do_eval: bool) -> str:
 
 def _deepspeed(config: TrainingConfig, notices: list[str]) -> str | None:
     """The DeepSpeed file, unless the package is absent and one process has nothing to partition."""
+    if config.deepspeed is not None and not Path(config.deepspeed).is_file():
+        raise UserError("--deepspeed", f"{config.deepspeed} does not exist", expected="a DeepSpeed JSON file")
     if config.deepspeed is None or importlib.util.find_spec("deepspeed") is not None:
         return config.deepspeed
     if read_processes().world_size > 1:

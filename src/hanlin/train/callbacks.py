@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,14 @@ def peak_memory_bytes() -> int:
     """Peak memory of this process in bytes: of the GPU where one is used, else the resident set."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB
+    try:
+        import resource
+    except ImportError:  # Windows has no such module; psutil comes with accelerate
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts it in KiB
 
 
 class ProgressBar(TrainerCallback):

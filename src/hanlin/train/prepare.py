@@ -24,7 +24,7 @@ from hanlin.template import Renderer
 from hanlin.tokens.encode import encode_rows
 from hanlin.tokens.fit import fit
 from hanlin.tokens.store import StoreWriter, TokenStore, store_key
-from hanlin.types import Conversation, Place
+from hanlin.types import IGNORE_INDEX, Conversation, Encoded, Place
 from hanlin.vocab.tokenizer import TextTokenizer
 
 _DOCUMENT_BATCH = 256
@@ -122,12 +122,19 @@ class ConversationRows:
                 action = "cut" if fitted.encoded is not None else "dropped"
                 ledger.record(conversation.place, action, fitted.reason, fitted.detail)  # type: ignore[arg-type]
             if fitted.encoded is not None:
-                yield fitted.encoded.ids, fitted.encoded.labels, _answer_bytes(conversation)
+                whole = fitted.reason is None and self.instruction.train_on == "all"
+                num_bytes = _answer_bytes(conversation) if whole else self._trained_bytes(fitted.encoded)
+                yield fitted.encoded.ids, fitted.encoded.labels, num_bytes
+
+    def _trained_bytes(self, encoded: Encoded) -> int:
+        """UTF-8 bytes of what is trained of a row that is cut or trained in part."""
+        return len(self.tokenizer.decode([label for label in encoded.labels if label != IGNORE_INDEX]).encode("utf-8"))
 
 
 def _answer_bytes(conversation: Conversation) -> int:
-    """UTF-8 bytes of the answers."""
-    return sum(len(m.content.encode("utf-8")) for m in conversation.messages if m.role == "assistant")
+    """UTF-8 bytes of the answers that are trained."""
+    answers = (m for m in conversation.messages if m.role == "assistant" and m.weight != 0)
+    return sum(len(m.content.encode("utf-8")) for m in answers)
 
 
 def prepare(
@@ -153,8 +160,10 @@ def prepare(
             writer.add(ids, labels, num_bytes)
             count(writer.num_tokens)
         if writer.num_rows == 0:
-            ledger.check(0.0)
-            raise UserError(", ".join(paths), f"holds no {maker.noun} to train on")
+            first = f"; the first: {ledger.entries[0]}" if ledger.entries else ""
+            raise UserError(
+                ", ".join(paths), f"none of the {ledger.given} {maker.noun} can be used{first}", expected="one at least"
+            )
         store = writer.close({"ledger": _ledger_meta(ledger), "noun": maker.noun})
     return Rows(store, ledger, tuple(files), key, False)
 

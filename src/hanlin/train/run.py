@@ -107,8 +107,10 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
     finally:
         bar.stop()
     history = tuple(trainer.state.log_history)
-    weights = saver.save_final(output_dir) if config.training.do_train else output_dir
+    weights = saver.final_folder(output_dir) if config.training.do_train else output_dir
     if main:
+        if config.training.do_train:
+            saver.save_final(output_dir)
         write_results(output_dir, train, evaluation)
         trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
         draw_curves(history, output_dir)
@@ -188,7 +190,7 @@ def _trainer(
         collate=functools.partial(collate, pad_id=pad_id),
         callbacks=[bar, MetricsFile(Path(arguments.output_dir) / METRICS_FILE), StopOnNaN()],
         fingerprint=fingerprint,
-        save_export=saver.save_checkpoint_export,
+        save_weights=saver.save_checkpoint,
         save_total_limit=config.training.save_total_limit,
     )
     for own in (PrinterCallback, ProgressCallback):
@@ -213,7 +215,7 @@ def _train(trainer: HanlinTrainer, config: TrainConfig, continuation: Continuati
         return {}
     checkpoint = str(continuation.checkpoint) if continuation.checkpoint else None
     result = trainer.train(resume_from_checkpoint=checkpoint)
-    return {**result.metrics, "train_samples": len(trainer.train_dataset)}
+    return {**result.metrics, "train_samples": trainer.num_rows}
 
 
 def _evaluate(trainer: HanlinTrainer) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import filecmp
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
@@ -15,6 +16,7 @@ from hanlin import __version__
 from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.errors import UserError
 from hanlin.model.adapter import save_adapter
+from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES
 from hanlin.model.identity import Record, write_record
 from hanlin.train.checkpoint import link_or_copy, sync_file, write_failure
 from hanlin.train.start import Start
@@ -52,44 +54,56 @@ class Saver:
             hanlin_version=__version__,
         )
 
-    def save_checkpoint_export(self, weights: Path, staged: Path) -> None:
-        """Make a staged checkpoint readable by every verb: adapter folder, or tokenizer and record beside the model."""
-        if isinstance(self.model, PeftModel):
-            folder = staged / ADAPTER_FOLDERS[self.verb]
-            save_adapter(
-                self.model,
-                folder,
-                record=self.record,
-                tokenizer=self.start.tokenizer,
-                base_model_name=self.base_name or "",
-            )
-            self._share_weights(weights, folder)
+    def save_checkpoint(self, staged: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write the weights of a checkpoint so that the trainer can go on from it and every verb can read it.
+
+        ``state_dict`` holds gathered tensors under the live names where parameters are partitioned over processes.
+        """
+        if not isinstance(self.model, PeftModel):
+            assert isinstance(self.model, PreTrainedModel)
+            self._write_whole(staged, state_dict)
             return
-        self.start.tokenizer.save(staged)
-        write_record(staged, self.record)
+        folder = staged / ADAPTER_FOLDERS[self.verb]
+        self._write_adapter(folder, state_dict)
+        # The trainer looks for the adapter in the checkpoint itself: a second name of the same files.
+        for file in (CONFIG_FILE, WEIGHT_FILES[0]):
+            link_or_copy(folder / file, staged / file)
 
-    def _share_weights(self, checkpoint: Path, folder: Path) -> None:
-        """The trainer wrote the same tensors for resuming; where both files are equal, one copy is enough."""
-        name = "adapter_model.safetensors"
-        ours, theirs = folder / name, checkpoint / name
-        if theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False):
-            theirs.unlink()
-            link_or_copy(ours, theirs)
+    def _write_adapter(self, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+        assert isinstance(self.model, PeftModel)
+        save_adapter(
+            self.model,
+            folder,
+            record=self.record,
+            tokenizer=self.start.tokenizer,
+            base_model_name=self.base_name or "",
+            state_dict=state_dict,
+        )
 
-    def save_final(self, output_dir: Path) -> Path:
-        """Write the trained weights; returns their folder. Raises UserError when the disk is full."""
+    def _write_whole(self, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+        assert isinstance(self.model, PreTrainedModel)
+        self.model.config.use_cache = True  # training switched it off; the saved model is for answering
+        try:
+            self.model.save_pretrained(folder, state_dict=state_dict)
+        finally:
+            self.model.config.use_cache = False
+        self.start.tokenizer.save(folder)
+        write_record(folder, self.record)
+        for file in folder.glob("*.safetensors"):
+            # safetensors gives files to their owner alone; they get the permissions of the folder instead.
+            file.chmod(folder.stat().st_mode & 0o666)
+
+    def final_folder(self, output_dir: Path) -> Path:
+        """Where ``save_final`` puts the weights."""
+        return output_dir / ADAPTER_FOLDERS[self.verb] if isinstance(self.model, PeftModel) else output_dir
+
+    def save_final(self, output_dir: Path) -> None:
+        """Write the trained weights, in the main process alone. Raises UserError when the disk is full."""
         try:
             if isinstance(self.model, PeftModel):
-                folder = output_dir / ADAPTER_FOLDERS[self.verb]
-                save_adapter(
-                    self.model,
-                    folder,
-                    record=self.record,
-                    tokenizer=self.start.tokenizer,
-                    base_model_name=self.base_name or "",
-                )
-                return folder
-            self._save_whole(output_dir)
+                self._write_adapter(self.final_folder(output_dir))
+            else:
+                self._save_whole(output_dir)
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = write_failure(error)
             if reason is None:
@@ -99,22 +113,16 @@ class Saver:
                 f"the trained weights cannot be written: {reason}",
                 mend="free some space and start again: the run continues from its last checkpoint",
             ) from error
-        return output_dir
 
     def _save_whole(self, output_dir: Path) -> None:
         """A whole model lies in the output folder itself; its files are written aside and moved in one by one."""
-        assert isinstance(self.model, PreTrainedModel)
         aside = output_dir / ".saving-model"
         shutil.rmtree(aside, ignore_errors=True)
         try:
-            self.model.config.use_cache = True
-            self.model.save_pretrained(aside)
-            self.start.tokenizer.save(aside)
-            write_record(aside, self.record)
+            self._write_whole(aside)
             # The config names the weights' shapes: it comes last, so that an interrupted move leaves no false pair.
             for item in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
                 sync_file(item)
                 item.replace(output_dir / item.name)
         finally:
-            self.model.config.use_cache = False
             shutil.rmtree(aside, ignore_errors=True)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from hanlin.errors import UserError
+from hanlin.tokens.collate import PackedDataset
 from hanlin.train.callbacks import peak_memory_bytes
 from hanlin.train.checkpoint import PREFIX, STAGING_PREFIX, rotate, seal, write_failure
+from hanlin.train.sampler import EpochSampler, FilledDataset, empty_row
 from hanlin.types import IGNORE_INDEX
 
-SaveExport = Callable[[Path, Path], None]
-"""Writes what other tools read into a staged checkpoint: (folder of the checkpoint's weights, staged folder)."""
+SaveWeights = Callable[[Path, Mapping[str, Tensor] | None], None]
+"""Writes the weights of a checkpoint into a folder, from the model or from a gathered state dict."""
 
 
 class HanlinTrainer(Trainer):
@@ -38,13 +42,13 @@ class HanlinTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         *,
-        train_dataset: Dataset[Any] | None,
-        eval_dataset: Dataset[Any] | None,
+        train_dataset: PackedDataset,
+        eval_dataset: PackedDataset | None,
         eval_bytes: int,
         collate: Callable[[list[Any]], dict[str, Tensor]],
         callbacks: list[Any],
         fingerprint: Mapping[str, Any],
-        save_export: SaveExport,
+        save_weights: SaveWeights,
         save_total_limit: int | None,
     ) -> None:
         """``eval_bytes``: UTF-8 bytes of the evaluated text, for bits per byte; 0 leaves that figure out."""
@@ -52,18 +56,30 @@ class HanlinTrainer(Trainer):
             model=model,
             args=args,
             data_collator=collate,
-            train_dataset=train_dataset,
+            train_dataset=FilledDataset(train_dataset, args.train_batch_size * args.world_size),
             eval_dataset=eval_dataset,
             callbacks=callbacks,
         )
         # Wrappers hide the signature of the attached forward, which takes num_items_in_batch.
         self.model_accepts_loss_kwargs = True
+        self.num_rows = len(train_dataset)
         self.eval_bytes = eval_bytes
         self.fingerprint = dict(fingerprint)
-        self.save_export = save_export
+        self.save_weights = save_weights
         self.rotation_limit = save_total_limit
         self._staging: Path | None = None
         self._reset_speed()
+
+    # ---- order of the rows: each once, on any number of processes ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(self.num_rows, len(self.train_dataset), self.args.data_seed or self.args.seed)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """The rows of this process: every n-th of all, so that each row is evaluated once."""
+        rows = eval_dataset if eval_dataset is not None else self.eval_dataset
+        share = Subset(rows, range(self.args.process_index, len(rows), self.args.world_size))
+        return DataLoader(share, batch_size=self.args.eval_batch_size, collate_fn=self.data_collator)
 
     # ---- speed, without a synchronising call in the loop ----
 
@@ -107,11 +123,25 @@ class HanlinTrainer(Trainer):
         of one without.
         """
         started = time.perf_counter()
+        with preserved_rng(self.args.device):
+            nll, tokens, correct = self._evaluation_sums(dataloader)
+        metrics = token_metrics(nll, int(tokens), int(correct), self.eval_bytes, metric_key_prefix)
+        num_samples = len(self.eval_dataset)
+        metrics[f"{metric_key_prefix}_samples"] = num_samples
+        # The time spent here must not count as training speed.
+        self._since += time.perf_counter() - started
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=num_samples)
+
+    def _evaluation_sums(self, dataloader: DataLoader[Any]) -> list[float]:
+        """Negative log-likelihood, trained tokens and right guesses over the rows of all processes."""
         model = self._wrap_model(self.model, training=False, dataloader=dataloader)
         was_training = model.training
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for inputs in dataloader:
+        # A process with fewer batches makes empty ones, since sharded models want all processes at each forward.
+        share = -(-len(self.eval_dataset) // self.args.world_size)
+        missing = -(-share // self.args.eval_batch_size) - len(dataloader)
+        for inputs in itertools.chain(dataloader, [self.data_collator([empty_row()])] * missing):
             prepared = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 output = model(**prepared)
@@ -119,18 +149,20 @@ class HanlinTrainer(Trainer):
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums, reduction="sum")
         model.train(was_training)
-        nll, tokens, correct = sums.tolist()
-        metrics = token_metrics(nll, int(tokens), int(correct), self.eval_bytes, metric_key_prefix)
-        num_samples = self.num_examples(dataloader)
-        metrics[f"{metric_key_prefix}_samples"] = num_samples
-        # The time spent here must not count as training speed.
-        self._since += time.perf_counter() - started
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=num_samples)
+        totals: list[float] = sums.tolist()
+        return totals
 
     # ---- checkpoints ----
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging is not None else str(super()._get_output_dir(trial))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """In place of the trainer's own: published names, tokenizer and record, nothing pickled, no library's card."""
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.save_weights(folder, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let the trainer write into a staging folder, then seal and rename it: a checkpoint is whole or absent."""
@@ -158,7 +190,6 @@ class HanlinTrainer(Trainer):
         if self.state.best_global_step == self.state.global_step:
             self.state.best_model_checkpoint = str(final)
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
-        self.save_export(staged, staged)
         seal(staged, final, step=self.state.global_step, fingerprint=self.fingerprint)
         best = self.state.best_model_checkpoint
         rotate(final.parent, self.rotation_limit, Path(best) if best else None)
@@ -169,6 +200,13 @@ class HanlinTrainer(Trainer):
             f"cannot be written: {reason}",
             mend="free some space and continue with --resume_from_checkpoint last; earlier checkpoints are whole",
         )
+
+
+@contextmanager
+def preserved_rng(device: torch.device) -> Iterator[None]:
+    """Give torch's generators back as they were: even the start of a data loader draws from them."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 def token_metrics(nll: float, tokens: int, correct: int, num_bytes: int, prefix: str) -> dict[str, float]:
