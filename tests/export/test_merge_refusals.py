@@ -327,3 +327,25 @@ def test_index_is_only_headers(make_base: Make, make_adapter: Make, tmp_path: Pa
             merge_checkpoint(base, [second, first], tmp_path / "out")
     finally:
         WeightIndex.load = load  # type: ignore[method-assign]
+
+
+def test_a_published_plus_adapter_on_the_original_llama(tmp_path: Path) -> None:
+    """Specification 1.2: Alpaca-Plus belongs on LLaMA into which LLaMA-Plus is merged; it carries no record."""
+    from tiny import tiny_adapter, tiny_llama
+
+    base = tiny_llama(tmp_path / "llama-7b", vocab_size=32000, hidden=8, layers=1, heads=2)
+    adapter = tiny_adapter(tmp_path / "chinese-alpaca-plus-lora-7b", base, embedding_rows=49954, rank=2)
+    shutil.copytree(_published_tokenizer(tmp_path), adapter, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="does not belong on the original LLaMA"):
+        merge_checkpoint(base, [adapter], tmp_path / "out")
+    assert_nothing_left(tmp_path)
+
+
+def _published_tokenizer(tmp_path: Path) -> Path:
+    """A byte-level tokenizer of 49,954 tokens, as only its length matters here."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({f"t{i}": i for i in range(49954)}, unk_token="t0"))
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.errors import UserError
+from hanlin.model.hub import download_adapter, is_hub_id
 from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.weights import WeightIndex, open_weight_file
 
@@ -128,8 +129,10 @@ def find_adapter(path: Path | str, place: str = "--adapter") -> Path:
     path = Path(path).expanduser()
     if path.is_file() and path.name in (CONFIG_FILE, *WEIGHT_FILES):
         path = path.parent
+    if not path.exists() and "/" in str(path) and is_hub_id(str(path)):
+        path = download_adapter(str(path), place)
     if not path.is_dir():
-        raise UserError(place, f"{path} is not a folder", expected=f"a folder with {CONFIG_FILE}")
+        raise UserError(place, f"{path} is not a folder", expected=f"a folder with {CONFIG_FILE}, or a hub id")
     if (path / CONFIG_FILE).is_file():
         return path
     inside = [path / name for name in OUTPUT_FOLDERS if (path / name / CONFIG_FILE).is_file()]

@@ -13,12 +13,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Pretr
 from transformers.utils.logging import disable_progress_bar
 
 from hanlin.errors import UserError, did_you_mean
+from hanlin.model.hub import download_model, is_hub_id
 from hanlin.model.weights import open_weights
 
 _BUFFERS = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 """Constants that older checkpoints stored; today's models compute them."""
-
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def resolve_checkpoint(
@@ -45,9 +44,9 @@ def resolve_checkpoint(
                 mend="this is an adapter: name its base here and the adapter with --adapter" if adapter else "",
             )
         return path
-    if not _is_hub_id(str(path_or_id)):
+    if not is_hub_id(str(path_or_id)):
         raise UserError(place, f"{path_or_id} does not exist", expected="a folder with a model, or a hub id")
-    return _download(str(path_or_id), place, revision, cache_dir)
+    return download_model(str(path_or_id), place, revision=revision, cache_dir=cache_dir)
 
 
 def load_config(directory: Path | str, place: str = "--model") -> PretrainedConfig:
@@ -221,31 +220,6 @@ def _check_complete(directory: Path, config: PretrainedConfig, info: Mapping[str
             )
     if info.get("error_msgs"):
         raise UserError(place, f"{directory} cannot be loaded ({info['error_msgs'][0]})")
-
-
-def _is_hub_id(name: str) -> bool:
-    """``owner/name`` or ``name``: no path that a person would write for a folder."""
-    parts = name.split("/")
-    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~", "/")) and "\\" not in name
-
-
-def _download(name: str, place: str, revision: str | None, cache_dir: str | Path | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = [*_HUB_FILES]
-        folder = Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):
-            patterns.append("pytorch_model*.bin")
-            folder = Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(
-            place,
-            f"{name} is no folder here, and the hub does not give it ({_reason(error)})",
-            expected="a folder with a model, or a hub id",
-        ) from error
-    return folder
 
 
 def _read_json(file: Path) -> dict[str, Any]:
