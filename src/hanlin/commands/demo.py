@@ -55,12 +55,13 @@ def run(config: DemoConfig) -> int:
     clock = _Clock(console, num_stages=len(recipe) + 2)  # loading before, questions after
     with clock.stage("Loading the libraries"), console.status("loading torch and transformers"):
         run_verb = _load_verbs()
-    for stage in recipe:
-        with clock.stage(stage.title, stage.command):
-            console.print(f"[dim]{escape(stage.command)}[/dim]", soft_wrap=True)
-            run_verb(stage)
-    with clock.stage("The same questions before and after"):
-        report = _examine(folder, recipe, config, console)
+    with _one_thread():
+        for stage in recipe:
+            with clock.stage(stage.title, stage.command):
+                console.print(f"[dim]{escape(stage.command)}[/dim]", soft_wrap=True)
+                run_verb(stage)
+        with clock.stage("The same questions before and after"):
+            report = _examine(folder, recipe, config, console)
     report = dataclasses.replace(report, stages=tuple(clock.times))
     path = _write_results(folder, report)
     _show(console, report, path)
@@ -117,6 +118,20 @@ class _Clock:
         start = time.perf_counter()
         yield
         self.times.append(StageTime(title, command, time.perf_counter() - start))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute on one thread. The matrices are so small that a second one gains little on a quiet machine, and
+    on a busy one its waiting at every operation doubles the time (48 s became 78 s)."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _load_verbs() -> Callable[[Stage], None]:

@@ -1,0 +1,1 @@
+"""Text, recipe and report page of the demo."""

@@ -1,0 +1,1 @@
+"""Adapters into models: merged shard by shard, written in the form that is asked for, and proved."""

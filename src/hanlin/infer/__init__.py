@@ -1,0 +1,1 @@
+"""Answers: one engine for models, adapters and runs; the terminal chat and the batch mode on top of it."""

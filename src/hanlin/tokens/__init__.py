@@ -1,0 +1,1 @@
+"""Token ids: encoded with their labels, fitted, stored, packed and collated."""
