@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.errors import UserError
+from hanlin.files import write_json
 from hanlin.train import checkpoint
 
 
@@ -85,7 +86,7 @@ def test_another_fingerprint_is_refused_with_both_values(tmp_path: Path) -> None
 
 def test_json_is_replaced_in_one_move(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
-    checkpoint.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        checkpoint.write_json(path, {"a": object()})
+        write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}

@@ -6,7 +6,6 @@ SHA-256 that the manifest states; a run killed while saving leaves only a ``.sav
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from hanlin import __version__
 from hanlin.errors import UserError
+from hanlin.files import file_sha256, sync, write_json
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -39,35 +39,12 @@ class Manifest:
     """Versions of hanlin and of the libraries."""
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync_file(path: Path) -> None:
-    """Flush a file or folder to the disk, so that a rename cannot overtake its content."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename, so that a reader sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    sync_file(aside)
-    aside.replace(path)
-
-
 def seal(staging: Path, final: Path, *, step: int, fingerprint: Mapping[str, Any]) -> Manifest:
     """Write the manifest of a staged folder, sync everything and rename it to ``final``."""
     files = {}
     for path in sorted(item for item in staging.rglob("*") if item.is_file()):
         files[path.relative_to(staging).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        sync_file(path)
+        sync(path)
     manifest = Manifest(step, fingerprint, files, library_versions())
     write_json(
         staging / MANIFEST,
@@ -76,7 +53,7 @@ def seal(staging: Path, final: Path, *, step: int, fingerprint: Mapping[str, Any
     if final.exists():
         shutil.rmtree(final)
     staging.rename(final)
-    sync_file(final.parent)
+    sync(final.parent)
     return manifest
 
 
@@ -173,15 +150,3 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def write_failure(error: Exception) -> str | None:
-    """Why a file could not be written, or None when the error is of another kind."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    text = str(error)
-    # Two writers of weights know a full disk only by words: safetensors in Rust, and torch's zip writer, which finds
-    # that its position in the file is not what it wrote ("inline_container.cc ... unexpected pos").
-    if "No space left" in text or "inline_container" in text or "PytorchStreamWriter" in text:
-        return "no space left on the disk"
-    return None

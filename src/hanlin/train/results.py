@@ -12,7 +12,8 @@ import yaml
 
 from hanlin.config.adapter import LORA_FLAGS
 from hanlin.config.fields import flags, flatten
-from hanlin.train.checkpoint import library_versions, write_json
+from hanlin.files import write_json
+from hanlin.train.checkpoint import library_versions
 
 SETTINGS_FILE = "run.yaml"
 METRICS_FILE = "metrics.jsonl"

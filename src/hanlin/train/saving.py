@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 from hanlin import __version__
 from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.errors import UserError
+from hanlin.files import share, sync, write_failure
 from hanlin.model.adapter import save_adapter
 from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES
 from hanlin.model.identity import Record, write_record
-from hanlin.train.checkpoint import link_or_copy, sync_file, write_failure
+from hanlin.train.checkpoint import link_or_copy
 from hanlin.train.start import Start
 
 ADAPTER_FOLDERS = {"pt": "pt_lora_model", "sft": "sft_lora_model"}
@@ -90,8 +91,7 @@ class Saver:
         self.start.tokenizer.save(folder)
         write_record(folder, self.record)
         for file in folder.glob("*.safetensors"):
-            # safetensors gives files to their owner alone; they get the permissions of the folder instead.
-            file.chmod(folder.stat().st_mode & 0o666)
+            share(file)
 
     def final_folder(self, output_dir: Path) -> Path:
         """Where ``save_final`` puts the weights."""
@@ -122,7 +122,7 @@ class Saver:
             self._write_whole(aside)
             # The config names the weights' shapes: it comes last, so that an interrupted move leaves no false pair.
             for item in sorted(aside.iterdir(), key=lambda path: path.name == "config.json"):
-                sync_file(item)
+                sync(item)
                 item.replace(output_dir / item.name)
         finally:
             shutil.rmtree(aside, ignore_errors=True)

@@ -20,9 +20,10 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from hanlin.errors import UserError
+from hanlin.files import write_failure
 from hanlin.tokens.collate import PackedDataset
 from hanlin.train.callbacks import peak_memory_bytes
-from hanlin.train.checkpoint import PREFIX, STAGING_PREFIX, rotate, seal, write_failure
+from hanlin.train.checkpoint import PREFIX, STAGING_PREFIX, rotate, seal
 from hanlin.train.sampler import EpochSampler, FilledDataset, empty_row
 from hanlin.types import IGNORE_INDEX
 
