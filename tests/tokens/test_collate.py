@@ -52,9 +52,9 @@ def test_unpacked_batch_needs_no_mask(store: TokenStore) -> None:
 def test_a_continued_row_starts_anew(store: TokenStore) -> None:
     batch = batch_of(store, pack_stream(store.lengths, 3))
     assert batch == {
-        "input_ids": [[10, 11, 12], [13, 20, 21], [30, 31, 32]],
-        "labels": [[X, X, 12], [X, X, 21], [X, 31, X]],
-        "position_ids": [[0, 1, 2], [0, 0, 1], [0, 1, 2]],
+        "input_ids": [[10, 11, 12], [12, 13, PAD], [20, 21, PAD], [30, 31, 32]],
+        "labels": [[X, X, 12], [X, 13, X], [X, 21, X], [X, 31, X]],
+        "position_ids": [[0, 1, 2]] * 4,
     }
 
 

@@ -1,15 +1,18 @@
 """Which tokens share a block: pure functions on row lengths, which never copy a token.
 
-``pack_stream`` (pre-training) lays rows one after another and cuts every ``block_size`` tokens::
+``pack_stream`` (pre-training) lays rows one after another and fills blocks of ``block_size`` tokens. A row that does
+not fit goes on in the next block, which repeats its last token: the first token of a piece has nothing before it that
+could predict it, so without the repetition one target would be lost at every cut::
 
-    lengths 5 4 3, block_size 6     block 0: row 0 [0:5] row 1 [0:1]     block 1: row 1 [1:4] row 2 [0:3]
+    lengths 5 4 3, block_size 6     block 0: row 0 [0:5]     block 1: row 1 [0:4] row 2 [0:2]     block 2: row 2 [1:3]
 
-``pack_rows`` (instruction tuning) keeps rows whole and fills blocks with those that fit best. In both, a piece is a
+``pack_rows`` (for instruction tuning) keeps rows whole and fills blocks with those that fit best. In both, a piece is a
 segment of its own: pieces of one block never see one another (:mod:`hanlin.tokens.collate`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
@@ -86,26 +89,27 @@ def one_row_each(lengths: ArrayLike) -> Packs:
 
 
 def split_rows(lengths: ArrayLike, block_size: int, order: ArrayLike | None = None) -> Packs:
-    """Each row for itself, in pieces of at most ``block_size`` tokens: rows never share a pack or lose a token.
+    """Each row for itself, in pieces of at most ``block_size`` tokens: rows never share a pack or lose a target.
 
-    ``lengths`` and ``order`` as in :func:`pack_stream`. A row of 70 tokens and blocks of 32 give 0..32, 32..64, 64..70.
+    ``lengths`` and ``order`` as in :func:`pack_stream`. A row of 70 tokens and blocks of 32 give 0..32, 31..63, 62..70.
     """
     _check_block_size(block_size)
     sizes = np.asarray(lengths, dtype=np.int64)
     rows = np.arange(len(sizes)) if order is None else np.asarray(order, dtype=np.int64)
-    counts = -(-sizes[rows] // block_size)
+    rows = rows[sizes[rows] > 0]
+    counts = 1 + np.maximum(0, -(-(sizes[rows] - block_size) // (block_size - 1)))
     owners = np.repeat(rows, counts)
-    starts = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * block_size
+    starts = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * (block_size - 1)
     pieces = np.stack([owners, starts, np.minimum(starts + block_size, sizes[owners])], axis=1)
     return Packs(pieces.astype(np.int64), np.arange(len(pieces) + 1, dtype=np.int64))
 
 
 def pack_stream(lengths: ArrayLike, block_size: int, order: ArrayLike | None = None) -> Packs:
-    """Rows one after another, cut every ``block_size`` tokens. No token is lost and none comes twice.
+    """Rows one after another in blocks of at most ``block_size`` tokens. No token is lost as a target.
 
     ``lengths`` int [R] are tokens per row; ``order`` int [R'] says which rows follow one another (default: all, as
-    given). A row that does not fit continues in the next block; only the last block may be shorter. Rows without
-    tokens have no piece.
+    given). A row that does not fit continues in the next block, from its last token on; only the last block may be
+    shorter. Rows without tokens have no piece.
     """
     _check_block_size(block_size)
     sizes = np.asarray(lengths, dtype=np.int64)
@@ -115,15 +119,34 @@ def pack_stream(lengths: ArrayLike, block_size: int, order: ArrayLike | None = N
     if total == 0:
         return Packs.of([])
     begins = ends - sizes[rows]
-    block_begins = np.arange(0, total, block_size, dtype=np.int64)
+    block_begins = np.array(_block_begins(begins.tolist(), total, block_size), dtype=np.int64)
     # A piece begins where a row begins and where a block begins, and ends where the next one begins.
     cuts = np.unique(np.concatenate((begins, block_begins, [total])))
     starts, stops = cuts[:-1], cuts[1:]
     # The last row that begins at or before a piece is its row; "right" steps over rows without tokens.
     place = np.searchsorted(begins, starts, side="right") - 1
-    pieces = np.stack([rows[place], starts - begins[place], stops - begins[place]], axis=1)
+    within = starts - begins[place]
+    # A row that goes on repeats one token: within 7..12 becomes 6..12.
+    pieces = np.stack([rows[place], np.maximum(within - 1, 0), stops - begins[place]], axis=1)
     bounds = np.append(np.searchsorted(starts, block_begins), len(starts))
     return Packs(pieces.astype(np.int64), bounds.astype(np.int64))
+
+
+def _block_begins(begins: list[int], total: int, block_size: int) -> list[int]:
+    """Places in the stream at which blocks begin; one that begins inside a row has a place less for new tokens.
+
+    A row never leaves its first token alone at the end of a block, where it could predict nothing.
+    """
+    found = []
+    at, inside = 0, False
+    while at < total:
+        found.append(at)
+        at += block_size - inside
+        row_begin = begins[bisect_right(begins, at) - 1]
+        if at - row_begin == 1:
+            at = row_begin
+        inside = at != row_begin
+    return found
 
 
 def pack_rows(lengths: ArrayLike, block_size: int) -> Packs:
@@ -167,14 +190,18 @@ def pack_rows(lengths: ArrayLike, block_size: int) -> Packs:
 
 
 def check_coverage(packs: Packs, lengths: ArrayLike) -> None:
-    """Raise AssertionError unless every token of every row (``lengths`` int [R]) is in exactly one piece."""
+    """Raise AssertionError unless each token of each row (``lengths`` int [R]) is new in exactly one piece.
+
+    A piece that does not begin its row begins with one token of the piece before, as context.
+    """
     sizes = np.asarray(lengths, dtype=np.int64)
     row, start, stop = packs.pieces.T
     begins = np.concatenate(([0], np.cumsum(sizes)))
-    assert ((start >= 0) & (start < stop) & (stop <= sizes[row])).all(), "a piece reaches outside its row"
+    new = start + (start > 0)
+    assert ((start >= 0) & (new < stop) & (stop <= sizes[row])).all(), "a piece reaches outside its row"
     # In the order of the data, pieces must join without a gap and without an overlap.
     by_token = np.argsort(begins[row] + start, kind="stable")
-    first, last = (begins[row] + start)[by_token], (begins[row] + stop)[by_token]
+    first, last = (begins[row] + new)[by_token], (begins[row] + stop)[by_token]
     joints = np.concatenate(([0], last)), np.append(first, begins[-1])
     assert np.array_equal(*joints), "a token is in no piece, or in two"
 
@@ -185,7 +212,7 @@ def unpack(packs: Packs, blocks: Sequence[NDArray[Any]], num_rows: int) -> list[
     for pack, block in zip(packs, blocks, strict=True):
         at = 0
         for row, start, stop in pack:
-            parts[row].append((start, block[at : at + stop - start]))
+            parts[row].append((start, block[at + (start > 0) : at + stop - start]))
             at += stop - start
         assert at == len(block), "a block is as long as its pieces together"
     empty = np.empty(0, dtype=blocks[0].dtype if blocks else np.int64)
@@ -197,5 +224,5 @@ def _start(part: tuple[int, NDArray[Any]]) -> int:
 
 
 def _check_block_size(block_size: int) -> None:
-    if block_size < 1:
-        raise ValueError(f"a block has at least one token, not {block_size}")
+    if block_size < 2:
+        raise ValueError(f"a block has at least two tokens, one to predict the other, not {block_size}")
