@@ -26,7 +26,7 @@ DIRECT = {
 }
 """Folder (or top-level module) to the folders it may import; what those may import is allowed too."""
 
-BASE = {"types", "registry", "errors", "files", "__init__"}
+BASE = {"types", "registry", "errors", "files", "names", "__init__"}
 
 
 def reachable(folder: str) -> set[str]:

@@ -14,6 +14,8 @@ from typing import Any
 _FULL_DISK_WORDS = ("No space left", "inline_container", "PytorchStreamWriter")
 """Two writers of weights know a full disk only by words: safetensors in Rust, and torch's zip writer, which finds that
 its position in the file is not what it wrote ("inline_container.cc ... unexpected pos")."""
+_READER = "PytorchStreamReader"
+"""torch's zip reader complains from the same source file about an archive that is damaged."""
 
 
 def sync(path: Path) -> None:
@@ -37,12 +39,17 @@ def _fsync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON aside and rename: a reader sees the old file or the new one. Numbers that JSON lacks become null."""
+def write_json(path: Path, content: Any, *, sort_keys: bool = True) -> None:
+    """JSON by :func:`write_text`. Numbers that JSON lacks become null; without ``sort_keys`` the order stays."""
+    text = json.dumps(finite(content), ensure_ascii=False, indent=2, sort_keys=sort_keys, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 aside and rename: a reader sees the old file or the new one, line ends as they are in ``text``."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    text = json.dumps(finite(content), ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
     try:
-        aside.write_text(text + "\n", encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", newline="")
         sync(aside)
         aside.replace(path)
     finally:
@@ -74,5 +81,9 @@ def share(path: Path) -> None:
 def write_failure(error: BaseException) -> str | None:
     """Why a file could not be written, or None when the error is of another kind."""
     if isinstance(error, OSError):
-        return "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
-    return "no space left on the disk" if any(words in str(error) for words in _FULL_DISK_WORDS) else None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return "no space left on the disk" if full else error.strerror or str(error)
+    text = str(error)
+    if _READER not in text and any(words in text for words in _FULL_DISK_WORDS):
+        return "no space left on the disk"
+    return text.splitlines()[0] if "(os error " in text else None  # safetensors' words for every other failure

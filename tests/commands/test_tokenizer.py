@@ -62,6 +62,18 @@ def test_train_extend_report(
     assert "tokens/character" in capsys.readouterr().out
 
 
+def test_what_is_left_out_of_training_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    rows = [*ENGLISH, "The dog\0 saw\u2028the sea."]
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows), encoding="utf-8")
+    for name, loss in (("a", 1), ("b", 0)):
+        if not loss:
+            corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in ENGLISH), encoding="utf-8")
+        train(TokenizerTrain(corpus=(str(corpus),), output_dir=str(tmp_path / name), vocab_size=280))
+        printed = " ".join(capsys.readouterr().out.split())
+        assert printed.count("1 characters that the trainer cannot hold (NUL) and 1 line separators") == loss
+
+
 def test_pieces_of_another_model_file(corpora: tuple[Path, Path], tmp_path: Path) -> None:
     for name, corpus, size in (("a", corpora[0], 285), ("b", corpora[1], 300)):
         train(TokenizerTrain(corpus=(str(corpus),), output_dir=str(tmp_path / name), vocab_size=size))

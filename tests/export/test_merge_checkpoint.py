@@ -225,3 +225,14 @@ def test_one_shard_in_memory(
     assert 0 < peak <= shard + 4 * largest, "a shard, and a tensor before, its two factors and after"
     for file in (tmp_path / "out").glob("*.safetensors"):
         assert sum(tensor.nbytes for tensor in load_file(file).values()) <= shard
+
+
+def test_infinity_in_a_config_stays(tmp_path: Path, make_base: Make, make_adapter: Make) -> None:
+    """State space models limit a time step to (0, inf); a null there could not be loaded."""
+    base = make_base()
+    adapter = make_adapter(base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"time_step_limit": [0.0, float("inf")]}))
+    merge_checkpoint(base, [adapter], tmp_path / "out", proof="none")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["time_step_limit"] == [0.0, float("inf")]

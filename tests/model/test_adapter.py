@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -239,7 +241,16 @@ def test_partitioned_parameters_are_not_saved_as_nothing(tmp_path):
     assert len(read_adapter(tmp_path / "a").lora_pairs()) == 14
 
 
-def test_a_full_disk_leaves_the_old_adapter(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+    ],
+)
+def test_a_full_disk_leaves_the_old_adapter(tmp_path, monkeypatch, error):
     model = shake(fresh(load(tiny_llama(tmp_path / "base"))))
     save(model, tmp_path / "a")
     (tmp_path / "a" / "optimizer.pt").write_bytes(b"state")
@@ -247,11 +258,11 @@ def test_a_full_disk_leaves_the_old_adapter(tmp_path, monkeypatch):
     shake(model)
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr("hanlin.model.adapter.save_file", full)
-        with pytest.raises(UserError, match="No space left"):
+        with pytest.raises(UserError, match="no space left on the disk"):
             save(model, tmp_path / "a")
     assert {f.name: f.read_bytes() for f in (tmp_path / "a").iterdir()} == before
     assert list(tmp_path.glob(".*")) == []

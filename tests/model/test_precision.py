@@ -40,6 +40,7 @@ def test_formats(
     precision = resolve_precision(device_type=device, torch_dtype=torch_dtype, fp16=flag == "fp16", bf16=flag == "bf16")
     assert (precision.load_dtype, precision.autocast) == (load, autocast)
     assert len(precision.notices) == notices
+    assert not any("--torch_dtype" in notice for notice in precision.notices), "the flag is called --dtype"
     assert all("\n" not in notice for notice in precision.notices)
 
 
@@ -53,6 +54,7 @@ def test_fp16_never_reaches_a_cpu() -> None:
             assert precision.load_dtype is not F16
             assert len(precision.notices) == 1
             assert "--fp16" in precision.notices[0]
+            assert "torch_dtype" not in precision.notices[0]
 
 
 def test_auto_follows_the_checkpoint() -> None:
@@ -70,7 +72,7 @@ def test_auto_follows_the_checkpoint() -> None:
 def test_impossible_requests_name_the_flag() -> None:
     with pytest.raises(UserError, match=r"--fp16: given together with --bf16; expected one of the two"):
         resolve_precision(device_type="cpu", torch_dtype=None, fp16=True, bf16=True)
-    with pytest.raises(UserError, match=r"--torch_dtype: unknown format 'bfloat61'; .*did you mean bfloat16"):
+    with pytest.raises(UserError, match=r"--dtype: unknown format 'bfloat61'; .*did you mean bfloat16"):
         resolve_precision(device_type="cpu", torch_dtype="bfloat61", fp16=False, bf16=False)
 
 

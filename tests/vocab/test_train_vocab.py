@@ -50,6 +50,19 @@ def test_lines_above_sentencepieces_limit_are_not_skipped() -> None:
     assert len(train_sentencepiece([one_line + "\0"], 400)) == 400
 
 
+def test_what_the_trainer_cannot_hold_is_told() -> None:
+    said: list[str] = []
+    texts = [*ENGLISH, "The fox\0 saw\0 the crow.\u2028The crow\x85 saw the fox.\r\nAgain.\n\n"]
+    with_them = train_sentencepiece(texts, 400, notify=said.append)
+    assert said == [
+        "2 characters that the trainer cannot hold (NUL) and 2 line separators (such as U+2028 and U+0085) were left "
+        "out of the training text"
+    ]
+    plain = [*ENGLISH, "The fox saw the crow.", "The crow", " saw the fox.", "Again."]
+    assert train_sentencepiece(plain, 400, notify=said.append).identity == with_them.identity
+    assert len(said) == 1, "ordinary line ends are no loss"
+
+
 @pytest.mark.parametrize(
     ("train", "texts", "size", "message"),
     [

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,8 +16,7 @@ from hanlin.export.merge import MergeReport, write_merge
 from hanlin.export.merge import Progress as OnProgress
 from hanlin.export.plan import MergePlan, plan_merge
 from hanlin.export.shards import check_target
-
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from hanlin.model.precision import DTYPES
 
 
 def run(config: MergeConfig) -> int:
@@ -31,7 +29,7 @@ def run(config: MergeConfig) -> int:
             config.model,
             config.adapter,
             tokenizer=config.tokenizer,
-            dtype=DTYPES[config.dtype],
+            dtype=None if config.dtype == "auto" else DTYPES[config.dtype],
             allow_other_base=config.allow_other_base,
         )
     show_plan(console, plan)

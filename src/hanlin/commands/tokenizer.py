@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hanlin.config.tokenizer import TokenizerExtend, TokenizerReport, TokenizerT
 from hanlin.data.documents import read_documents
 from hanlin.data.ledger import Ledger
 from hanlin.errors import UserError
+from hanlin.files import write_json
 from hanlin.types import Document, Place
 from hanlin.vocab import spm
 from hanlin.vocab.byte_level import extend_by_tokenizer, extend_bytes_by_corpus, extend_bytes_by_pad
@@ -48,6 +48,7 @@ def train(config: TokenizerTrain) -> int:
                 max_piece_length=config.max_piece_length,
                 pad_token=config.pad_token,
                 special_tokens=config.special_tokens,
+                notify=partial(console.print, soft_wrap=True),
             )
         else:
             tokenizer = train_byte_level(
@@ -220,18 +221,11 @@ def _claim(folder: str, *, overwrite: bool) -> Path:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Write aside and rename, so that an older report stays whole until the new one is."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """The report; an older one stays whole until the new one is."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        write_json(path, value, sort_keys=False)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise UserError("--json", f"cannot write {path}: {error.strerror or error}") from error
 
 

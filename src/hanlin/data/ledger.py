@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hanlin.errors import UserError
+from hanlin.files import write_text
 from hanlin.types import Place
 
 Action = Literal["dropped", "cut"]
@@ -131,17 +130,10 @@ class Ledger:
 
         Raises UserError when the file cannot be written; what was there before is then untouched.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8", newline="\n") as file:
-                file.writelines(self._lines())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_text(path, "".join(self._lines()))
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise UserError(
                 path,
                 f"the ledger cannot be written: {error.strerror or error}",

@@ -26,9 +26,9 @@ from hanlin.export.shards import (
     shard_names,
     staged_folder,
     write_index,
-    write_json,
     write_shard,
 )
+from hanlin.files import write_json, write_text
 from hanlin.model.identity import tensor_hash, weights_identity, write_record
 from hanlin.model.weights import WeightIndex, open_weights
 
@@ -249,11 +249,11 @@ def _check_space(target: Path, needed: int) -> None:
 def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | None) -> None:
     """Everything beside the weights: configuration, tokenizer and record."""
     if params is None:
-        write_json(folder / "config.json", dict(plan.config))
+        _write_settings(folder / "config.json", dict(plan.config))
         for source in (plan.config_folder, plan.base_folder):
             if (source / "generation_config.json").is_file():
                 settings = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
-                write_json(folder / "generation_config.json", settings)
+                _write_settings(folder / "generation_config.json", settings)
                 break
     else:
         write_json(folder / "params.json", params)
@@ -264,3 +264,8 @@ def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | No
             if (plan.tokenizer_path / name).is_file():
                 shutil.copyfile(plan.tokenizer_path / name, folder / name)
     write_record(folder, plan.record)
+
+
+def _write_settings(path: Path, settings: Any) -> None:
+    """A configuration of transformers as it was: some hold Infinity, which must not become null."""
+    write_text(path, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")

@@ -7,21 +7,18 @@ new one is complete.
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hanlin.errors import UserError
+from hanlin.files import file_sha256, share, sync, write_failure, write_json
 
 MODEL_FILES = ("config.json", "params.json", "hanlin.json")
 """One of these marks a folder as a model; ``--overwrite`` replaces nothing else."""
@@ -85,11 +82,12 @@ def staged_folder(target: Path) -> Iterator[Path]:
         _swap(partial, target)
         sync(target.parent)
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not isinstance(error, OSError) and not _is_disk_error(error):
+        reason = write_failure(error)
+        if reason is None:
             raise
         raise UserError(
             target,
-            f"could not be written ({_reason(error)})",
+            f"could not be written ({reason})",
             mend="free some space or choose another --output_dir; nothing was left behind",
         ) from error
     finally:
@@ -111,42 +109,10 @@ def _swap(partial: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _is_disk_error(error: Exception) -> bool:
-    """safetensors says an I/O error in words; torch's zip writer only that a position is not where it should be."""
-    return any(mark in str(error) for mark in ("os error", "inline_container.cc", "PytorchStreamWriter"))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left on the disk"
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return "no space left on the disk" if "os error 28" in str(error) else str(error).splitlines()[0]
-
-
-def sync(path: Path) -> None:
-    """Hand what is written to ``path`` (a file or a folder) to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some file systems do not sync folders; their files are synced all the same.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """UTF-8 JSON with a final newline, keys in the order given."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-
-
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """One safetensors file; the metadata is what transformers looks for."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    # safetensors 0.8 creates files that only their owner can read; take the permissions of the folder instead.
-    path.chmod(path.parent.stat().st_mode & 0o666)
+    share(path)
 
 
 def write_index(folder: Path, groups: list[list[str]], sizes: Mapping[str, int]) -> None:
@@ -161,15 +127,9 @@ def write_index(folder: Path, groups: list[list[str]], sizes: Mapping[str, int])
     )
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file directly in ``folder``, by name."""
-    return {path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def free_bytes(target: Path) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from hanlin.config.infer import GenerationSettings
 from hanlin.errors import UserError
+from hanlin.files import write_json
 from hanlin.infer.generate import Answer
 from hanlin.types import Message
 
@@ -205,14 +206,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write_whole(file: Path, content: Any) -> None:
     """JSON to ``file``, aside and renamed, so that the old file stays whole until the new one is."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8", newline="\n") as stream:
-            json.dump(content, stream, ensure_ascii=False, indent=2)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
+        write_json(file, content, sort_keys=False)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise UserError(file, f"cannot be written ({error.strerror})", mend="free some space") from error

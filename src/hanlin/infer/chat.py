@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from rich.text import Text
 
 from hanlin.config.infer import GenerationSettings
 from hanlin.errors import UserError, did_you_mean
+from hanlin.files import write_json
 from hanlin.infer.generate import Answer
 from hanlin.infer.stream import AnswerStream
 from hanlin.types import Message
@@ -222,17 +221,10 @@ class Chat:
 
 def save_conversation(file: Path, messages: list[Message]) -> None:
     """Write ``[{"messages": [...]}]`` to ``file``, aside and renamed. Raises UserError when it cannot be written."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        with aside.open("w", encoding="utf-8") as stream:
-            json.dump([{"messages": turns}], stream, ensure_ascii=False, indent=2)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
+        write_json(file, [{"messages": turns}], sort_keys=False)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise UserError(file, f"cannot be written ({error.strerror})", mend="choose another place") from error
 
 

@@ -16,6 +16,7 @@ from hanlin.infer.sources import Sources, find_sources
 from hanlin.infer.stream import AnswerStream, TextStream
 from hanlin.model.adapter import attach_adapter
 from hanlin.model.load import load_model
+from hanlin.model.precision import DTYPES
 from hanlin.template.published import PUBLISHED, published_template
 from hanlin.template.render import Renderer
 from hanlin.template.resolve import CHAT_TEMPLATE, resolve_renderer
@@ -281,7 +282,7 @@ def choose_dtype(name: str, device: torch.device, notify: Notify) -> torch.dtype
     if name == "float16" and device.type == "cpu":
         notify("float16 is very slow on a CPU: bfloat16 is used")
         return torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    return DTYPES[name]
 
 
 def _renderer(sources: Sources, template: str | None, system: str | None, notify: Notify) -> Renderer | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from hanlin.model.adapter_files import CONFIG_FILE, AdapterFiles, find_adapter, 
 from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.load import load_config, resolve_checkpoint
 from hanlin.model.weights import open_weights
+from hanlin.names import is_hub_id
 from hanlin.vocab.tokenizer import TextTokenizer
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "tokenizer.model")
 
 TEMPLATES_OF_PUBLISHED = {"chinese-alpaca": "alpaca"}
@@ -133,18 +132,13 @@ def _base_of(adapter: AdapterFiles) -> str:
     for candidate in (Path(named).expanduser(), adapter.directory / named):
         if candidate.is_dir():
             return str(candidate)
-    if _is_path(named):
+    if not is_hub_id(named):
         raise UserError(
             adapter.directory,
             f"its base model {named} does not exist here",
             mend=f"name the base: --model BASE --adapter {adapter.directory}",
         )
     return named
-
-
-def _is_path(name: str) -> bool:
-    """Whether ``name`` can only be a path: it does not look like a hub id."""
-    return not _HUB_ID.fullmatch(name)
 
 
 def _check_base(adapter: AdapterFiles, base: Path, *, named: bool) -> None:

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hanlin.errors import UserError, did_you_mean
+from hanlin.files import share, sync, write_failure
 from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES, AdapterFiles, read_adapter
 from hanlin.model.identity import Record, write_record
 from hanlin.model.weights import open_weight_file
@@ -174,15 +175,14 @@ def save_adapter(
         _write_settings(peft_model, aside / CONFIG_FILE, base_model_name, sorted(tensors))
         write_record(aside, record)
         save_file(tensors, aside / WEIGHT_FILES[0], metadata={"format": "pt"})
-        (aside / WEIGHT_FILES[0]).chmod(aside.stat().st_mode & 0o666)  # safetensors gives it to its owner alone
+        share(aside / WEIGHT_FILES[0])
         _verify(aside, tensors)
         _publish(aside, directory)
-    except OSError as error:
-        raise UserError(directory, f"cannot be written ({error.strerror or error})", mend="free some space") from error
     except Exception as error:
-        if "No space left" in str(error):  # safetensors has an exception of its own for a full disk
-            raise UserError(directory, "cannot be written (no space left)", mend="free some space") from error
-        raise
+        reason = write_failure(error)
+        if reason is None:
+            raise
+        raise UserError(directory, f"cannot be written ({reason})", mend="free some space") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -385,8 +385,7 @@ def _publish(aside: Path, directory: Path) -> None:
     """Rename ``aside`` to ``directory``; into an existing one each file is renamed by itself, the weights last."""
     files = sorted((f for f in aside.rglob("*") if f.is_file()), key=lambda f: f.name == WEIGHT_FILES[0])
     for file in files:
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(file)
     if not directory.exists():
         aside.rename(directory)
         return

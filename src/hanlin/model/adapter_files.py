@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.errors import UserError
-from hanlin.model.hub import download_adapter, is_hub_id
+from hanlin.model.hub import download_adapter
 from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.weights import WeightIndex, open_weight_file
+from hanlin.names import is_hub_id
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")

@@ -11,12 +11,6 @@ MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 ADAPTER_FILES = (*MODEL_FILES, "adapter_model.bin")
 
 
-def is_hub_id(name: str) -> bool:
-    """``owner/name`` or ``name``: no path that a person would write for a folder."""
-    parts = name.split("/")
-    return len(parts) <= 2 and all(parts) and not name.startswith((".", "~", "/")) and "\\" not in name
-
-
 def download_model(name: str, place: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
     """The local folder of a model; pickled weights are fetched only where there are no others. Raises UserError."""
     folder = _download(name, place, MODEL_FILES, revision, cache_dir)

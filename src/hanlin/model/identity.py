@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import types
 import typing
 from dataclasses import asdict, dataclass, fields
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from hanlin.errors import UserError
+from hanlin.files import write_json
 from hanlin.model.weights import WeightIndex
 
 RECORD_FILE = "hanlin.json"
@@ -76,17 +76,10 @@ def read_record(directory: Path | str) -> Record | None:
 def write_record(directory: Path | str, record: Record) -> None:
     """Write ``record`` into ``directory``, aside and renamed; raises UserError when it cannot be written."""
     directory = Path(directory)
-    aside = directory / f".{RECORD_FILE}.{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with aside.open("w", encoding="utf-8") as stream:
-            json.dump(asdict(record), stream, ensure_ascii=False, indent=2)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(directory / RECORD_FILE)
+        write_json(directory / RECORD_FILE, asdict(record), sort_keys=False)
     except OSError as error:
-        aside.unlink(missing_ok=True)
         raise UserError(directory / RECORD_FILE, f"cannot be written ({error.strerror})") from error
 
 

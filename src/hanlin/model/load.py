@@ -13,8 +13,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Pretr
 from transformers.utils.logging import disable_progress_bar
 
 from hanlin.errors import UserError, did_you_mean
-from hanlin.model.hub import download_model, is_hub_id
+from hanlin.model.hub import download_model
 from hanlin.model.weights import open_weights
+from hanlin.names import is_hub_id
 
 _BUFFERS = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
 """Constants that older checkpoints stored; today's models compute them."""

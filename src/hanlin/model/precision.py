@@ -34,9 +34,9 @@ def resolve_precision(
     bf16: bool,
     checkpoint_dtype: torch.dtype | None = None,
 ) -> Precision:
-    """The formats for ``--torch_dtype``, ``--fp16`` and ``--bf16`` on a device (``cpu``, ``cuda``, ``mps`` ...).
+    """The formats for ``--dtype``, ``--fp16`` and ``--bf16`` on a device (``cpu``, ``cuda``, ``mps`` ...).
 
-    ``checkpoint_dtype`` is the format of the stored weights, which ``auto`` follows. Without ``--torch_dtype`` weights
+    ``checkpoint_dtype`` is the format of the stored weights, which ``auto`` follows. Without ``--dtype`` weights
     are float32 on a CPU and elsewhere the format of the step. Half-precision weights always come with autocast of the
     same format, since float32 trained weights could not be multiplied with them otherwise.
 
@@ -50,7 +50,7 @@ def resolve_precision(
     load_dtype = _load_dtype(device_type, torch_dtype, autocast, checkpoint_dtype)
     notices = []
     if device_type == "cpu" and (autocast == "fp16" or load_dtype == torch.float16):
-        asked = [*(["--fp16"] if fp16 else []), *([f"--torch_dtype {torch_dtype}"] * (load_dtype == torch.float16))]
+        asked = [*(["--fp16"] if fp16 else []), *([f"--dtype {torch_dtype}"] * (load_dtype == torch.float16))]
         notices.append(
             f"{' and '.join(asked)}: fp16 is 40 to 300 times slower than bf16 on a CPU; bf16 is used instead"
         )
@@ -58,7 +58,7 @@ def resolve_precision(
         autocast = "bf16"
     elif autocast == "no" and load_dtype in HALF:
         autocast = "fp16" if load_dtype == torch.float16 else "bf16"
-        notices.append(f"--torch_dtype {torch_dtype}: steps compute in {autocast}, trained weights are kept in float32")
+        notices.append(f"--dtype {torch_dtype}: steps compute in {autocast}, trained weights are kept in float32")
     return Precision(load_dtype, autocast, tuple(notices))
 
 
@@ -74,7 +74,7 @@ def _load_dtype(
     if torch_dtype not in DTYPES:
         names = ("auto", *DTYPES)
         raise UserError(
-            "--torch_dtype",
+            "--dtype",
             f"unknown format {torch_dtype!r}",
             expected=f"one of {', '.join(names)}",
             mend=did_you_mean(torch_dtype, names),

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.errors import UserError
+from hanlin.files import file_sha256, sync, write_json
 from hanlin.types import IGNORE_INDEX
 
 FORMAT = 1
@@ -132,9 +133,7 @@ def store_fault(directory: Path) -> str | None:
             if size != header["sizes"][name]:
                 return f"{name}.bin has {size} bytes instead of {header['sizes'][name]}"
         for name in CHECKSUMMED:
-            with (directory / f"{name}.bin").open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != header["sha256"][name]:
+            if file_sha256(directory / f"{name}.bin") != header["sha256"][name]:
                 return f"{name}.bin was changed: its checksum differs"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
@@ -240,14 +239,10 @@ class StoreWriter:
             "sha256": {name: column.digest.hexdigest() for name, column in self._columns.items()},
             "meta": dict(meta),
         }
-        text = json.dumps(header, ensure_ascii=False, indent=1)
         try:
             for column in self._columns.values():
                 column.sync()
-            with (self._partial / META_FILE).open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            write_json(self._partial / META_FILE, header)
             self._move_into_place(self._partial)
         except OSError as error:
             raise self._give_up(error) from error
@@ -270,7 +265,7 @@ class StoreWriter:
             if store_fault(self.directory) is not None:
                 raise
             shutil.rmtree(partial)
-        _sync_directory(self.directory.parent)
+        sync(self.directory.parent)
 
     def abort(self) -> None:
         """Remove everything written so far. Does nothing after :meth:`close`."""
@@ -306,12 +301,3 @@ def _remove_stale(parent: Path, prefix: str) -> None:
         newest = max((path.stat().st_mtime for path in (partial, *partial.iterdir())), default=0.0)
         if time.time() - newest > STALE_AFTER_S:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename inside ``directory`` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,6 @@ in the folder, SentencePiece itself encodes; it is also three times as fast (0.0
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -21,17 +20,18 @@ from typing import Any
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from hanlin.errors import UserError, did_you_mean
+from hanlin.files import sync, write_json
+from hanlin.names import is_hub_id
 from hanlin.vocab import backend as hf_backend
 from hanlin.vocab import spm
+from hanlin.vocab.pretrained import from_pretrained, hub_file, names_empty_tokens
 
 MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "hanlin_tokenizer.json"
 """Beside the tokenizer's files: what only hanlin needs to know (``pad_to_multiple_of``)."""
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 class TextTokenizer:
@@ -91,7 +91,7 @@ class TextTokenizer:
             if local.suffix == ".json" or (local.name == MODEL_FILE and described):
                 return cls._load_folder(local.parent, place)._with_record(local.parent)
             return cls.from_sentencepiece(spm.read_model(local, place=place), source=local.parent)
-        if path.startswith((".", "/", "~")) or not HUB_ID.fullmatch(path):
+        if not is_hub_id(path):
             raise UserError(place, f"{path} does not exist", expected="a folder, a tokenizer.model file or a hub id")
         return cls._load_hub(path, place, revision, cache_dir)
 
@@ -149,7 +149,7 @@ class TextTokenizer:
         described = any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
         if not described and not model_file.is_file():
             if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-                return cls(_from_pretrained(str(folder), place), source=folder)
+                return cls(from_pretrained(str(folder), place), source=folder)
             raise UserError(
                 place,
                 f"{folder} holds no tokenizer",
@@ -159,24 +159,17 @@ class TextTokenizer:
         model = data if data is not None and spm.is_model(data) else None
         if not described:
             return cls.from_sentencepiece(spm.read_model(model_file, place=place), source=folder)
-        if model is not None and _names_empty_tokens(folder):
+        if model is not None and names_empty_tokens(folder):
             return cls.from_sentencepiece(model, source=folder)
-        return cls(_from_pretrained(str(folder), place), model=model, source=folder)
+        return cls(from_pretrained(str(folder), place), model=model, source=folder)
 
     @classmethod
     def _load_hub(cls, name: str, place: str, revision: str | None, cache_dir: str | None) -> TextTokenizer:
-        hf = _from_pretrained(name, place, revision=revision or "main", cache_dir=cache_dir)
-        found = cached_file(
-            name,
-            MODEL_FILE,
-            revision=revision or "main",
-            cache_dir=cache_dir,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        data = Path(found).read_bytes() if found else None
-        return cls(hf, model=data if data is not None and spm.is_model(data) else None)
+        hf = from_pretrained(name, place, revision=revision or "main", cache_dir=cache_dir)
+        found, record = (hub_file(name, file, revision, cache_dir) for file in (MODEL_FILE, RECORD_FILE))
+        data = found.read_bytes() if found else None
+        loaded = cls(hf, model=data if data is not None and spm.is_model(data) else None)
+        return loaded._with_record(record.parent) if record else loaded
 
     def _with_record(self, folder: Path) -> TextTokenizer:
         """Take over what ``save`` wrote for hanlin alone."""
@@ -362,8 +355,7 @@ class TextTokenizer:
             self.hf.save_pretrained(aside)
             self._complete_files(aside)
             for path in sorted(aside.iterdir()):
-                with path.open("rb") as handle:
-                    os.fsync(handle.fileno())
+                sync(path)
                 path.replace(directory / path.name)
         except OSError as error:
             raise UserError(directory, f"cannot write the tokenizer: {error.strerror or error}") from error
@@ -381,40 +373,12 @@ class TextTokenizer:
             config["add_eos_token"] = bool(getattr(self.hf, "add_eos_token", False))
         if self.pad_to_multiple_of is not None:
             record = {"num_tokens": len(self), "pad_to_multiple_of": self.pad_to_multiple_of, "identity": self.identity}
-            (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        config_file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / RECORD_FILE, record)
+        write_json(config_file, config)
         # transformers 5 keeps these in tokenizer_config.json; tools of 2023 read the map.
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         tokens = {name: str(getattr(self.hf, name)) for name in names if getattr(self.hf, name)}
-        (folder / "special_tokens_map.json").write_text(
-            json.dumps(tokens, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-        )
-
-
-def _names_empty_tokens(folder: Path) -> bool:
-    """Whether the configuration calls BOS, EOS or the unknown token "".
-
-    An early third-party conversion of LLaMA did so, and copies of it are still in use. transformers 5.23 fails on it
-    with a RecursionError.
-    """
-    config_file = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    except ValueError:
-        return False  # transformers says what is wrong with the file
-    return isinstance(config, dict) and any(config.get(f"{role}_token") == "" for role in ("bos", "eos", "unk"))
-
-
-def _from_pretrained(path: str, place: str, **where: str | None) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
-    except Exception as error:  # every library below has its own classes; the user needs one line
-        lines = str(error).strip().splitlines()
-        raise UserError(
-            place,
-            f"no tokenizer can be loaded from {path} ({lines[0] if lines else type(error).__name__})",
-            expected="an existing folder or tokenizer.model file, or a hub id that can be reached",
-        ) from error
+        write_json(folder / "special_tokens_map.json", tokens)
 
 
 def _backend_of(hf: PreTrainedTokenizerBase) -> Tokenizer:

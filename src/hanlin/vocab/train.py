@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -15,6 +15,9 @@ from hanlin.vocab.tokenizer import TextTokenizer
 
 MAX_LINE_BYTES = 1 << 16
 """SentencePiece skips longer lines in silence (its own default is 4,192 bytes); longer ones are cut here."""
+
+SEPARATORS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
+"""Where ``str.splitlines`` ends a line beside the ordinary line ends, which are no text to learn from."""
 
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
@@ -31,19 +34,21 @@ def train_sentencepiece(
     max_piece_length: int = 16,
     pad_token: str | None = None,
     special_tokens: Sequence[str] = (),
+    notify: Callable[[str], None] | None = None,
 ) -> TextTokenizer:
     """A SentencePiece BPE model of ``vocab_size`` pieces, of which 3 are control pieces and 256 bytes.
 
     Settings are LLaMA's (read from its model file): byte fallback, digits alone, a dummy prefix, and no normalising at
     all, so that every text decodes to itself (U+2581 excepted, which stands for a space). ``<unk>``, ``<s>`` and
     ``</s>`` have the ids 0, 1 and 2; pad and special tokens follow as control pieces. The same corpus gives the same
-    bytes.
+    bytes. ``notify`` takes one line when characters of ``texts`` were left out.
     """
     control = [*([pad_token] if pad_token else []), *special_tokens]
     output = io.BytesIO()
+    lines = _Lines(texts)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=output,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -62,6 +67,11 @@ def train_sentencepiece(
         )
     except RuntimeError as error:
         raise _explained(str(error), vocab_size) from error
+    if notify is not None and (lines.num_nul or lines.num_separators):
+        notify(
+            f"{lines.num_nul:,} characters that the trainer cannot hold (NUL) and {lines.num_separators:,} line "
+            "separators (such as U+2028 and U+0085) were left out of the training text"
+        )
     return TextTokenizer.from_sentencepiece(output.getvalue(), pad_token=pad_token, special_tokens=special_tokens)
 
 
@@ -129,13 +139,25 @@ class _Counted:
             yield text
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines of ``texts`` without empty ones, NUL (on which SentencePiece drops the line) and lines above the limit."""
-    limit = MAX_LINE_BYTES // 4  # characters; UTF-8 has at most four bytes for one
-    for text in texts:
-        for line in text.replace("\0", "").splitlines():
-            if line.strip():
-                yield from (line[start : start + limit] for start in range(0, len(line), limit))
+class _Lines:
+    """Lines of texts as SentencePiece takes them: none empty, none above the limit, no NUL, on which it drops a line.
+
+    Lines end where ``str.splitlines`` ends them. What goes with that beyond ordinary line ends is counted.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+        self.num_nul = 0
+        self.num_separators = 0
+
+    def __iter__(self) -> Iterator[str]:
+        limit = MAX_LINE_BYTES // 4  # characters; UTF-8 has at most four bytes for one
+        for text in self._texts:
+            self.num_nul += text.count("\0")
+            self.num_separators += len(SEPARATORS.findall(text))
+            for line in text.replace("\0", "").splitlines():
+                if line.strip():
+                    yield from (line[start : start + limit] for start in range(0, len(line), limit))
 
 
 def _explained(message: str, vocab_size: int) -> UserError:

@@ -1,0 +1,52 @@
+"""Tokenizer files through transformers: from a folder or the hub, its faults told in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+from hanlin.errors import UserError
+
+
+def hub_file(name: str, file: str, revision: str | None, cache_dir: str | None) -> Path | None:
+    """The local copy of one file of the hub repository ``name``, or None where it has none."""
+    found = cached_file(
+        name,
+        file,
+        revision=revision or "main",
+        cache_dir=cache_dir,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def names_empty_tokens(folder: Path) -> bool:
+    """Whether the configuration calls BOS, EOS or the unknown token "".
+
+    An early third-party conversion of LLaMA did so, and copies of it are still in use. transformers 5.23 fails on it
+    with a RecursionError.
+    """
+    config_file = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    except ValueError:
+        return False  # transformers says what is wrong with the file
+    return isinstance(config, dict) and any(config.get(f"{role}_token") == "" for role in ("bos", "eos", "unk"))
+
+
+def from_pretrained(path: str, place: str, **where: str | None) -> PreTrainedTokenizerBase:
+    """transformers' tokenizer of a folder or hub id; code that comes with it is never run. Raises UserError."""
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+    except Exception as error:  # every library below has its own classes; the user needs one line
+        lines = str(error).strip().splitlines()
+        raise UserError(
+            place,
+            f"no tokenizer can be loaded from {path} ({lines[0] if lines else type(error).__name__})",
+            expected="an existing folder or tokenizer.model file, or a hub id that can be reached",
+        ) from error
