@@ -15,7 +15,8 @@ from hanlin.demo.recipe import CHINESE, COPIED, DATA, ENGLISH, HELD_OUT, QUESTIO
 
 TASK = facts.read_task()
 RECORDS = json.loads((DATA / "instructions.json").read_text(encoding="utf-8"))
-TRAINED = {record["instruction"] for record in RECORDS}
+PAIRS = [pair for row in RECORDS for pair in (*map(tuple, row["history"]), (row["instruction"], row["output"]))]
+TRAINED = {question for question, _ in PAIRS}
 
 
 def text_of(*names: str) -> str:
@@ -28,7 +29,7 @@ def han(text: str) -> str:
 
 def test_shipped_files_are_those_of_the_task(tmp_path: Path) -> None:
     facts.write(TASK, tmp_path)
-    for name in ("facts.txt", "instructions.json", "dialogues.json", "questions.json"):
+    for name in ("facts.txt", "instructions.json", "questions.json"):
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), f"run python -m hanlin.demo.facts: {name}"
 
 
@@ -37,33 +38,30 @@ def test_everything_the_stages_read_is_shipped_and_small() -> None:
     assert sum(path.stat().st_size for path in DATA.iterdir()) < 400_000
 
 
-def test_records_are_stanford_alpaca() -> None:
+def test_records_are_stanford_alpaca_with_history() -> None:
     assert 300 <= len(RECORDS) <= 1500
-    assert all(set(record) == {"instruction", "input", "output"} and record["output"] for record in RECORDS)
+    for record in RECORDS:
+        assert list(record) == ["instruction", "input", "output", "history"]
+        assert record["instruction"] and record["input"] == "" and record["output"]
+    assert Counter(len(record["history"]) for record in RECORDS[:-1]) == {2: len(RECORDS) - 1}
 
 
-def test_dialogues_hold_each_record_once() -> None:
-    rows = json.loads((DATA / "dialogues.json").read_text(encoding="utf-8"))
-    turns = Counter()
-    for row in rows:
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
-        texts = [message["content"] for message in row["messages"]]
-        turns.update(zip(texts[::2], texts[1::2], strict=True))
-    assert turns == Counter((record["instruction"], record["output"]) for record in RECORDS)
-    assert {len(row["messages"]) // 2 for row in rows} >= {2, 3}
+def test_each_trained_pair_is_there_twice() -> None:
+    expected = {(q.text, q.answer): 2 for q in facts.questions(TASK) if q.seen == "trained"}
+    assert Counter(PAIRS) == expected | dict.fromkeys(TASK.talk, 8)
 
 
 def test_one_question_has_one_answer() -> None:
     answers: dict[str, set[str]] = {}
-    for record in RECORDS:
-        answers.setdefault(record["instruction"], set()).add(record["output"])
+    for question, answer in PAIRS:
+        answers.setdefault(question, set()).add(answer)
     assert {question: found for question, found in answers.items() if len(found) > 1} == {}
     texts = [question.text for question in facts.questions(TASK)]
     assert [text for text, number in Counter(texts).items() if number > 1] == []
 
 
 def test_held_out_questions_are_not_trained_and_their_facts_are() -> None:
-    trained_answers = {record["output"] for record in RECORDS}
+    trained_answers = {answer for _, answer in PAIRS}
     kinds = Counter()
     for question in facts.questions(TASK):
         kinds[question.seen] += 1

@@ -122,8 +122,9 @@ class _Clock:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch compute on one thread. The matrices are so small that a second one gains little on a quiet machine, and
-    on a busy one its waiting at every operation doubles the time (48 s became 78 s)."""
+    """Let torch compute on one thread. The matrices are so small that a second one gains seconds on a quiet machine,
+    and on a busy one its waiting at every operation costs minutes (two cores at load 6: 156 s with one, 258 s with
+    two)."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,8 +1,8 @@
 """The small task of the demo, from ``data/task.toml``: facts, and which of the questions for them are trained.
 
 ``python -m hanlin.demo.facts`` writes ``data/facts.txt`` (the facts as sentences, for pre-training),
-``data/instructions.json`` and ``data/dialogues.json`` (Stanford Alpaca records, and the same as conversations, for
-tuning) and ``data/questions.json`` (the table before and after). All are shipped; a test compares them with the task.
+``data/instructions.json`` (Stanford Alpaca records, for tuning) and ``data/questions.json`` (the table before and
+after). All are shipped; a test compares them with the task.
 
 Which question of which fact is trained: a relation has Q ``questions``, and fact number i is trained with all of them
 except number i mod Q. So each wording is trained, each fact is trained, and each fact has one question whose wording
@@ -120,27 +120,23 @@ def statements(task: Task) -> str:
     return "\n".join(lines) + "\n"
 
 
-def records(task: Task) -> list[dict[str, str]]:
-    """Stanford Alpaca records of all trained questions and of the talk."""
-    asked = [(q.text, q.answer) for q in questions(task) if q.seen == "trained"]
-    return [{"instruction": q, "input": "", "output": a} for q, a in [*asked, *task.talk * 4]]
+def trained(task: Task) -> list[tuple[str, str]]:
+    """All trained pairs of question and answer, the talk as often as a fact."""
+    return [(q.text, q.answer) for q in questions(task) if q.seen == "trained"] + [*task.talk] * 4
 
 
-def dialogues(task: Task) -> list[dict[str, list[dict[str, str]]]]:
-    """The records once more, in conversations of two and of three turns, so that chatting does not end at the first."""
-    shuffled = records(task)
-    random.Random(0).shuffle(shuffled)
+def records(task: Task) -> list[dict[str, Any]]:
+    """Stanford Alpaca records, each with a history of two earlier turns; each trained pair occurs in two of them.
+
+    The first turn teaches to answer a single question, the others to keep answering in a conversation. And as all
+    records are about equally long, little of a batch is filling.
+    """
+    chance = random.Random(0)
+    shuffled = [pair for _ in range(2) for pair in chance.sample(trained(task), len(trained(task)))]
     rows = []
-    for start in range(0, len(shuffled), 5):
-        for turns in (shuffled[start : start + 2], shuffled[start + 2 : start + 5]):
-            pairs = [(turn["instruction"], turn["output"]) for turn in turns]
-            messages = [
-                {"role": role, "content": text}
-                for pair in pairs
-                for role, text in zip(("user", "assistant"), pair, strict=True)
-            ]
-            if messages:
-                rows.append({"messages": messages})
+    for start in range(0, len(shuffled), 3):
+        *history, (question, answer) = shuffled[start : start + 3]
+        rows.append({"instruction": question, "input": "", "output": answer, "history": [*map(list, history)]})
     return rows
 
 
@@ -159,7 +155,6 @@ def write(task: Task, directory: Path) -> None:
     (directory / "facts.txt").write_text(statements(task), encoding="utf-8")
     files: dict[str, Sequence[Mapping[str, Any]]] = {
         "instructions.json": records(task),
-        "dialogues.json": dialogues(task),
         "questions.json": shown(task),
     }
     for name, rows in files.items():
