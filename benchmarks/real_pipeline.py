@@ -44,7 +44,9 @@ def run(name: str, words: list[str], stages: list[dict[str, Any]]) -> None:
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "all_results.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (folder / ("all_results.json" if (folder / "all_results.json").is_file() else "eval_results.json")).read_text()
+    )
     return found
 
 

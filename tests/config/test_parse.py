@@ -99,6 +99,9 @@ def test_an_unambiguous_prefix_is_understood() -> None:
         (["--fp16", "--bf16"], "both"),
         (["—bf16"], "long dash"),
         (["--tuner", "full", "--adapter", "a"], "merge the adapter first"),
+        (["--hub_token", "hf_x"], "hf auth login"),
+        (["--train_sampling_strategy", "group_by_length"], "function of the seed"),
+        (["--use_liger_kernel"], "in chunks"),
     ],
 )
 def test_mistakes_get_one_line_with_a_mend(words: list[str], message: str) -> None:

@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_last_checkpoint(
         return real(staging, final, step=step, fingerprint=fingerprint)
 
     monkeypatch.setattr(trainer, "seal", full_at_step_4)
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="no space left"):
         run_sft("run", max_steps=6, save_steps=2.0)
     left = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert "checkpoint-2" in left

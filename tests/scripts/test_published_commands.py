@@ -145,7 +145,6 @@ ANSWERED = {
         "--use_auth_token": None,
         "--torch_dtype bfloat16": ("model", "dtype", "bfloat16"),
         "--data_cache_dir x": ("source", "data_cache_dir", "x"),
-        "--preprocessing_num_workers 2": ("source", "preprocessing_num_workers", 2),
         "--max_train_samples 5": ("source", "max_train_samples", 5),
         "--max_eval_samples 5": ("source", "max_eval_samples", 5),
         "--dataset_config_name x": None,

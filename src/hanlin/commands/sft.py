@@ -23,7 +23,12 @@ def train(config: SftConfig, console: Console | None = None) -> Outcome:
     def rows(start: Start) -> ConversationRows:
         assert start.renderer is not None, "tuning has a template"
         return ConversationRows(
-            start.tokenizer, start.renderer, config.instruction, config.source.max_length, start.template_source
+            start.tokenizer,
+            start.renderer,
+            config.instruction,
+            config.source.max_length,
+            start.template_source,
+            start.date,
         )
 
     return run_training("sft", config, rows, console=console)

@@ -85,7 +85,6 @@ ALIASES: dict[str, tuple[Alias, ...]] = {
     "per_gpu_train_batch_size": (Alias("per_device_train_batch_size"),),
     "per_gpu_eval_batch_size": (Alias("per_device_eval_batch_size"),),
     "push_to_hub_model_id": (Alias("hub_model_id"),),
-    "push_to_hub_token": (Alias("hub_token"),),
     "evaluation_strategy": (Alias("eval_strategy"),),
     "peft_path": (Alias("adapter"),),
     "lora_model": (Alias("adapter"),),
@@ -128,6 +127,7 @@ RETIRED: dict[str, str] = {
     "draft_lora_model": _FOR_DRAFT,
     "draft_model_load_in_8bit": _FOR_DRAFT,
     "draft_model_load_in_4bit": _FOR_DRAFT,
+    "preprocessing_num_workers": "the tokenizer encodes batches on all cores by itself",
     # Fields of the trainer that transformers 5 no longer has.
     "group_by_length": "the trainer no longer offers it",
     "include_tokens_per_second": "tokens per second are always shown",
@@ -143,7 +143,24 @@ RETIRED: dict[str, str] = {
 }
 """Flags that are understood and change nothing, with the sentence that says why."""
 
+_SECRET = Refused(
+    "a token given here would end in the process list and in run.yaml",
+    "log in once with the hub's own client (hf auth login)",
+)
+
 REFUSED: dict[str, Refused] = {
+    # Fields of the trainer that would be accepted and then do nothing, or harm.
+    "hub_token": _SECRET,
+    "push_to_hub_token": _SECRET,
+    "train_sampling_strategy": Refused(
+        "the order of the rows is a function of the seed here, and grouping by length is not in this version",
+        "leave it out",
+        harmless=("random",),
+    ),
+    "use_liger_kernel": Refused(
+        "the loss is computed in chunks on trained tokens already, and its kernels are not in this version",
+        "leave it out",
+    ),
     "debug_mode": Refused(
         "trained on the first text file alone, and this version wants it named", "name one file with --dataset"
     ),

@@ -38,8 +38,6 @@ class SourceConfig:
     """Folder of the prepared tokens. Default: token_cache inside --output_dir's parent."""
     max_length: int = 1024
     """Longest row or block, in tokens."""
-    preprocessing_num_workers: int = 1
-    """Threads that tokenise. 1 suits small data; the tokenizer's own batches use them."""
 
     def __post_init__(self) -> None:
         if not self.dataset:
@@ -58,8 +56,6 @@ class SourceConfig:
                 raise UserError(flag, f"is {value}", expected="1 or more")
         if self.max_length < 8:
             raise UserError("--max_length", f"is {self.max_length}", expected="8 or more tokens")
-        if self.preprocessing_num_workers < 1:
-            raise UserError("--preprocessing_num_workers", f"is {self.preprocessing_num_workers}", expected="1 or more")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

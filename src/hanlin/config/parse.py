@@ -169,18 +169,20 @@ def _read_yaml(path: str, names: Names, parsed: Parsed) -> None:
             parsed.values[name] = from_value(names.flags[name], value, place)
         elif name == "trainer" and isinstance(value, dict) and names.passthrough:
             parsed.trainer.update(_known_trainer_fields(value, place))
+        elif (refused := names.refused(name)) is not None:
+            refused.check(place, [str(value)])
         elif names.passthrough and name in trainer_fields():
             parsed.trainer[name] = value
         elif name in RETIRED:
             parsed.notices.append(f"{place}: {RETIRED[name]}")
-        elif (refused := names.refused(name)) is not None:
-            refused.check(place, [str(value)])
         else:
             raise UserError(place, "is not a setting of this verb", mend=did_you_mean(name, names.known()))
 
 
 def _known_trainer_fields(values: dict[str, Any], place: str) -> dict[str, Any]:
-    for name in values:
+    for name, value in values.items():
+        if name in REFUSED:
+            REFUSED[name].check(f"{place}.{name}", [str(value)])
         if name not in trainer_fields():
             raise UserError(
                 f"{place}.{name}", "is not a field of the trainer", mend=did_you_mean(name, trainer_fields())
@@ -213,12 +215,12 @@ def take_flag(name: str, words: list[str], names: Names, parsed: Parsed) -> None
             )
         parsed.spelled[name] = spelled
         parsed.values[name] = value
+    elif (refused := names.refused(name)) is not None:
+        refused.check(f"--{name}", words)
     elif names.passthrough and name in trainer_fields():
         parsed.trainer[name] = trainer_value(name, words)
     elif name in RETIRED:
         parsed.notices.append(f"--{name}: {RETIRED[name]}")
-    elif (refused := names.refused(name)) is not None:
-        refused.check(f"--{name}", words)
     else:
         raise _unknown(name, names)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from hanlin.errors import UserError
 from hanlin.template.catalog import TEMPLATES
 from hanlin.template.jinja import JinjaRenderer
@@ -23,12 +25,13 @@ def resolve_renderer(
     special: SpecialTokens,
     system: str | None = None,
     place: str = "--template",
+    now: datetime | None = None,
 ) -> Renderer:
     """The renderer of the template ``name``; without a name, that of ``chat_template`` (Jinja source).
 
     ``system`` is the system text of conversations that bring none; None keeps the template's default and the empty
-    string asks for no system text. Raises UserError at ``place`` for an unknown name, when there is neither a name nor
-    a chat template, and when the template cannot stop an answer.
+    string asks for no system text. ``now`` is what a template that writes the date sees. Raises UserError at ``place``
+    for an unknown name, when there is neither a name nor a chat template, and when the template cannot stop an answer.
     """
     if name is not None and name != CHAT_TEMPLATE:
         if name not in TEMPLATES and name.lower() in TEMPLATES:
@@ -41,4 +44,4 @@ def resolve_renderer(
             expected=f"one of {', '.join(sorted(TEMPLATES))}",
             mend=f"name a template with {place}" if place.startswith("--") else "name a template with --template",
         )
-    return JinjaRenderer(chat_template, special, system=system, place=place)
+    return JinjaRenderer(chat_template, special, system=system, place=place, now=now)

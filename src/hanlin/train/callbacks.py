@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hanlin.errors import UserError
+from hanlin.files import finite
 
 
 def peak_memory_bytes() -> int:
@@ -149,11 +150,12 @@ class MetricsFile(TrainerCallback):
             return
         entry = {"step": state.global_step, "epoch": state.epoch, "time": round(time.time(), 3), **logs}
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(finite(entry), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class StopOnNaN(TrainerCallback):
-    """A loss that is no number ends the run: nothing good comes after it, and the checkpoints before it are whole."""
+    """A loss that is no number ends the run when it is logged. Weights are looked at besides, whenever they are saved
+    (``HanlinTrainer.check_finite``), so that the last checkpoint is always one to go on from."""
 
     def on_log(
         self,

@@ -5,7 +5,6 @@ Documents and conversations differ only in how a row becomes ids and labels; the
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,6 +91,8 @@ class ConversationRows:
     max_length: int
     template_source: str
     """Text that defines the template: a changed template must not meet tokens of the old one."""
+    date: str
+    """Day of the run, for templates that write it; a run that continues keeps its first."""
     suffixes = CONVERSATION_SUFFIXES
     noun = "conversations"
 
@@ -99,7 +100,7 @@ class ConversationRows:
         """What decides the tokens besides content and tokenizer."""
         settings = {"kind": "conversations", "max_length": self.max_length, **asdict(self.instruction)}
         if "strftime_now" in self.template_source:  # a template that writes the date gives other tokens tomorrow
-            settings["date"] = datetime.date.today().isoformat()
+            settings["date"] = self.date
         return {**settings, "template": self.template_source, "system": self.renderer.system}
 
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
@@ -151,7 +152,7 @@ def prepare(
     directory = cache_dir / key[:32]
     store = TokenStore.open(directory)
     if store is not None:
-        ledger = _ledger_from(store.meta)
+        ledger = _ledger_from(store.meta, files)
         console.print(f"Tokens of {len(store):,} {maker.noun}: read from {directory}", highlight=False)
         return Rows(store, ledger, tuple(files), key, True)
     ledger = Ledger()
@@ -164,7 +165,7 @@ def prepare(
             raise UserError(
                 ", ".join(paths), f"none of the {ledger.given} {maker.noun} can be used{first}", expected="one at least"
             )
-        store = writer.close({"ledger": _ledger_meta(ledger), "noun": maker.noun})
+        store = writer.close({"ledger": _ledger_meta(ledger, files), "noun": maker.noun})
     return Rows(store, ledger, tuple(files), key, False)
 
 
@@ -203,13 +204,17 @@ class _counter:  # noqa: N801 (used like a function)
         self.progress.stop()
 
 
-def _ledger_meta(ledger: Ledger) -> dict[str, Any]:
-    entries = [[e.place.file, e.place.line, e.place.index, e.action, e.reason, e.detail] for e in ledger.entries]
+def _ledger_meta(ledger: Ledger, files: list[Path]) -> dict[str, Any]:
+    """The account with files by number: the same content may lie elsewhere when the store is met again."""
+    number = {str(file): index for index, file in enumerate(files)}
+    entries = [
+        [number[e.place.file], e.place.line, e.place.index, e.action, e.reason, e.detail] for e in ledger.entries
+    ]
     return {"given": ledger.given, "entries": entries}
 
 
-def _ledger_from(meta: Any) -> Ledger:
+def _ledger_from(meta: Any, files: list[Path]) -> Ledger:
     ledger = Ledger(given=int(meta["ledger"]["given"]))
-    for file, line, index, action, reason, detail in meta["ledger"]["entries"]:
-        ledger.record(Place(file, line=line, index=index), action, reason, detail)
+    for number, line, index, action, reason, detail in meta["ledger"]["entries"]:
+        ledger.record(Place(str(files[number]), line=line, index=index), action, reason, detail)
     return ledger

@@ -41,12 +41,13 @@ def write_settings(path: Path, verb: str, config: Any) -> None:
 
 
 def write_results(output_dir: Path, train: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
-    """The published names: train_results.json, eval_results.json and both in all_results.json."""
+    """The published names: train_results.json, eval_results.json, and after training both in all_results.json."""
     if train:
         write_json(output_dir / "train_results.json", dict(train))
     if evaluation:
         write_json(output_dir / "eval_results.json", dict(evaluation))
-    write_json(output_dir / "all_results.json", {**train, **evaluation})
+    if train:
+        write_json(output_dir / "all_results.json", {**train, **evaluation})
 
 
 def draw_curves(history: Sequence[Mapping[str, Any]], output_dir: Path) -> list[Path]:

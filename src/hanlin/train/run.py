@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 from transformers import TrainingArguments, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from hanlin.config.environment import read_processes
@@ -69,7 +71,9 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
     console = console or Console(quiet=not main, soft_wrap=True)
     output_dir = Path(config.training.output_dir)
 
-    start = open_start(verb, config, console)
+    continuation = choose_continuation(config.training, output_dir)
+    _say(console, continuation.notices)
+    start = open_start(verb, config, console, date=continuation.date)
     device_type = "cpu" if config.trainer.get("use_cpu") or not torch.cuda.is_available() else "cuda"
     precision = _precision(config, device_type, console)
     arguments, notices = training_arguments(
@@ -80,8 +84,7 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
         passed=dict(config.trainer),
     )
     _say(console, notices)
-    continuation = choose_continuation(config.training, output_dir)
-    _say(console, continuation.notices)
+    _one_device(arguments, console)
     with arguments.main_process_first(desc="preparing the data"):
         data = _prepare_data(config, make_rows(start), console)
 
@@ -94,27 +97,31 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
         gradient_checkpointing=config.training.gradient_checkpointing,
         console=console,
     )
-    fingerprint = fingerprint_of(config, start, data, arguments)
+    fingerprint = fingerprint_of(config, start, data, arguments, precision)
     continuation.check(fingerprint)
     saver = Saver(verb, start, config, built.model)
     if main:
         _begin_output(output_dir, verb, config, data, continuation)
+    trains = config.training.do_train
     bar = ProgressBar("Pre-training" if verb == "pt" else "Instruction tuning", console)
     trainer = _trainer(config, start, data, built.model, arguments, fingerprint, saver, bar, console)
     try:
-        train = _train(trainer, config, continuation)
+        finished = trains and continuation.checkpoint is not None and trainer.is_past_its_end(continuation.checkpoint)
+        if finished:
+            return _already_complete(trainer, saver, continuation, output_dir, console, main=main)
+        train = _train(trainer, continuation) if trains else {}
         evaluation = _evaluate(trainer) if arguments.do_eval else {}
     finally:
         bar.stop()
     history = tuple(trainer.state.log_history)
-    weights = saver.final_folder(output_dir) if config.training.do_train else output_dir
+    weights = saver.final_folder(output_dir) if trains else output_dir
     if main:
-        if config.training.do_train:
-            saver.save_final(output_dir)
         write_results(output_dir, train, evaluation)
-        trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
-        draw_curves(history, output_dir)
-        _write_card(verb, config, start, data, built.trained, train, evaluation, weights)
+        if trains:
+            saver.save_final(output_dir)
+            trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
+            draw_curves(history, output_dir)
+            _write_card(verb, config, start, data, built.trained, train, evaluation, weights)
         _say_results(console, train, evaluation, weights, trainer.state.best_model_checkpoint)
     return Outcome(output_dir, weights, train, evaluation, history)
 
@@ -128,6 +135,17 @@ def _precision(config: TrainConfig, device_type: str, console: Console) -> Preci
     return precision
 
 
+def _one_device(arguments: TrainingArguments, console: Console) -> None:
+    """Several GPUs in one process would be used through DataParallel, which copies the model at every step."""
+    if arguments.n_gpu > 1:
+        console.print(
+            f"{arguments.n_gpu} GPUs are seen and one is used; start with torchrun --nproc_per_node {arguments.n_gpu} "
+            "-m hanlin ... to use all",
+            highlight=False,
+        )
+        arguments._n_gpu = 1
+
+
 def _prepare_data(config: TrainConfig, maker: DocumentRows | ConversationRows, console: Console) -> Datasets:
     """Tokens of the files, account of the rows, split and blocks. Stops when too many rows were dropped or cut."""
     source = config.source
@@ -139,10 +157,12 @@ def _prepare_data(config: TrainConfig, maker: DocumentRows | ConversationRows, c
     layout: Layout = "rows"
     if isinstance(config, PtConfig):
         layout = "blocks" if config.corpus.packing else "pieces"
+    # Each part by itself: clean validation rows must not hide a loss in the training rows.
+    for part in (rows, validation):
+        if part is not None and part.ledger.entries:
+            console.print(part.ledger.table())
+            part.ledger.check(source.max_dropped)
     data = assemble(rows, validation, source, layout=layout, seed=config.training.seed)
-    if data.ledger.entries:
-        console.print(data.ledger.table())
-    data.ledger.check(source.max_dropped)
     if len(data.train) == 0:
         raise UserError("--dataset", "leaves no row to train on", mend="lower --validation_split_percentage")
     console.print(f"Data: {data.summary}", highlight=False)
@@ -156,6 +176,10 @@ def _begin_output(
     """Write what is known before the first step, so that a killed run can be understood and started again."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
+        if not config.training.do_train:
+            # An evaluation may be made in the folder of a run, and leaves that run's record alone.
+            data.ledger.save(output_dir / f"eval_{LEDGER_FILE}")
+            return
         continuation.clear(output_dir)
         write_settings(output_dir / SETTINGS_FILE, verb, config)
     except OSError as error:
@@ -188,7 +212,7 @@ def _trainer(
         eval_dataset=data.validation,
         eval_bytes=data.validation_bytes,
         collate=functools.partial(collate, pad_id=pad_id),
-        callbacks=[bar, MetricsFile(Path(arguments.output_dir) / METRICS_FILE), StopOnNaN()],
+        callbacks=[bar, *([MetricsFile(Path(arguments.output_dir) / METRICS_FILE)] * arguments.do_train), StopOnNaN()],
         fingerprint=fingerprint,
         save_weights=saver.save_checkpoint,
         save_total_limit=config.training.save_total_limit,
@@ -210,17 +234,40 @@ def _check_isolation(model: nn.Module) -> None:
         )
 
 
-def _train(trainer: HanlinTrainer, config: TrainConfig, continuation: Continuation) -> dict[str, Any]:
-    if not config.training.do_train:
-        return {}
+def _train(trainer: HanlinTrainer, continuation: Continuation) -> dict[str, Any]:
     checkpoint = str(continuation.checkpoint) if continuation.checkpoint else None
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.check_finite("the end of the run")
     return {**result.metrics, "train_samples": trainer.num_rows}
+
+
+def _already_complete(
+    trainer: HanlinTrainer,
+    saver: Saver,
+    continuation: Continuation,
+    output_dir: Path,
+    console: Console,
+    *,
+    main: bool,
+) -> Outcome:
+    """The run was over before this start: not one step more is made, and its results stay as they are."""
+    weights = saver.final_folder(output_dir)
+    assert continuation.checkpoint is not None
+    if main and not saver.is_saved(output_dir):  # it was stopped between the last step and the end
+        trainer._load_from_checkpoint(str(continuation.checkpoint))
+        saver.save_final(output_dir)
+    console.print(
+        f"This run is complete: {continuation.checkpoint.name} is its last step. Nothing was trained; raise "
+        "--max_steps or --num_train_epochs to go on, or start anew with --overwrite_output_dir",
+        highlight=False,
+    )
+    state = json.loads((continuation.checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return Outcome(output_dir, weights, {}, {}, tuple(state["log_history"]))
 
 
 def _evaluate(trainer: HanlinTrainer) -> dict[str, Any]:
     """Results of the last evaluation when it was of the final weights, else of one made now."""
-    for entry in reversed(trainer.state.log_history):
+    for entry in reversed([] if trainer.args.load_best_model_at_end else trainer.state.log_history):
         if "eval_loss" in entry and entry["step"] == trainer.state.global_step:
             return {name: value for name, value in entry.items() if name.startswith("eval_")}
     return dict(trainer.evaluate())

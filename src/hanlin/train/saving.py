@@ -97,6 +97,11 @@ class Saver:
         """Where ``save_final`` puts the weights."""
         return output_dir / ADAPTER_FOLDERS[self.verb] if isinstance(self.model, PeftModel) else output_dir
 
+    def is_saved(self, output_dir: Path) -> bool:
+        """Whether the final weights are there."""
+        folder = self.final_folder(output_dir)
+        return any(folder.glob("*.safetensors"))
+
     def save_final(self, output_dir: Path) -> None:
         """Write the trained weights, in the main process alone. Raises UserError when the disk is full."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,8 @@ class Start:
     adapter: AdapterFiles | None
     renderer: Renderer | None
     """How conversations are written; None in pre-training."""
+    date: str
+    """Day of the run (ISO), which some templates write; a run that continues keeps its first."""
 
     @property
     def base_record(self) -> Record | None:
@@ -49,12 +52,14 @@ class Start:
     @property
     def inherited_template(self) -> str | None:
         """Template of the base, which pre-training leaves as it was."""
-        return self.base_record.template if self.base_record else None
+        record = self.adapter.record if self.adapter and self.adapter.record else self.base_record
+        return record.template if record else None
 
     @property
     def inherited_system(self) -> str | None:
         """System text of the base's template."""
-        return self.base_record.system if self.base_record else None
+        record = self.adapter.record if self.adapter and self.adapter.record else self.base_record
+        return record.system if record else None
 
     @property
     def template_source(self) -> str:
@@ -65,16 +70,22 @@ class Start:
         return repr(TEMPLATES[self.renderer.name])
 
 
-def open_start(verb: Literal["pt", "sft"], config: PtConfig | SftConfig, console: Console) -> Start:
-    """Read headers, tokenizers and records and check that they fit one another. Raises UserError."""
+def open_start(
+    verb: Literal["pt", "sft"], config: PtConfig | SftConfig, console: Console, *, date: str | None = None
+) -> Start:
+    """Read headers, tokenizers and records and check that they fit one another. Raises UserError.
+
+    ``date`` is the day on which a run that continues began (default: today).
+    """
+    date = date or datetime.date.today().isoformat()
     adapter = read_adapter(config.adapter.adapter) if config.adapter.adapter else None
     base, base_tokenizer = _base(config)
     tokenizer = _tokenizer(config, adapter, base_tokenizer)
     for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter)):
         console.print(notice, highlight=False, markup=False)
     record = base.record if base is not None else None
-    renderer = _renderer(config, tokenizer, adapter, record) if isinstance(config, SftConfig) else None
-    return Start(tokenizer, base, base_tokenizer, adapter, renderer)
+    renderer = _renderer(config, tokenizer, adapter, record, date) if isinstance(config, SftConfig) else None
+    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date)
 
 
 def _facts(
@@ -159,7 +170,11 @@ def _tokenizer(
 
 
 def _renderer(
-    config: SftConfig, tokenizer: TextTokenizer, adapter: AdapterFiles | None, base_record: Record | None
+    config: SftConfig,
+    tokenizer: TextTokenizer,
+    adapter: AdapterFiles | None,
+    base_record: Record | None,
+    date: str,
 ) -> Renderer:
     """The named template, else the one that the adapter or the base was tuned with, else the tokenizer's own."""
     record = adapter.record if adapter is not None and adapter.record else base_record
@@ -170,4 +185,5 @@ def _renderer(
     elif name == PUBLISHED:
         name = published_template(len(tokenizer), tokenizer.pad_token)
     special = special_tokens(tokenizer)
-    return resolve_renderer(name, chat_template=tokenizer.chat_template, special=special, system=system)
+    now = datetime.datetime.fromisoformat(date)
+    return resolve_renderer(name, chat_template=tokenizer.chat_template, special=special, system=system, now=now)

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -74,7 +74,8 @@ class HanlinTrainer(Trainer):
     # ---- order of the rows: each once, on any number of processes ----
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(self.num_rows, len(self.train_dataset), self.args.data_seed or self.args.seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(self.num_rows, len(self.train_dataset), seed)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """The rows of this process: every n-th of all, so that each row is evaluated once."""
@@ -158,6 +159,38 @@ class HanlinTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging is not None else str(super()._get_output_dir(trial))
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """A new best is saved when it is found, for evaluations may be more frequent than checkpoints."""
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if is_best and self.args.save_strategy != "no":
+            self.control.should_save = True
+        return is_best
+
+    def is_past_its_end(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is of the last step, or a later one, of the run as it is now planned."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return int(state.global_step) >= self.planned_steps
+
+    @property
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run; of epochs, as the trainer counts them."""
+        if self.args.max_steps > 0:
+            return int(self.args.max_steps)
+        batches = len(self.train_dataset) // (self.args.train_batch_size * self.args.world_size)
+        steps = max(-(-batches // self.args.gradient_accumulation_steps), 1)
+        return math.ceil(float(self.args.num_train_epochs) * steps)
+
+    def check_finite(self, place: str) -> None:
+        """Refuse to save trained weights that are not numbers. Raises UserError on every process."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        broken = torch.stack([~torch.isfinite(parameter.detach()).all() for parameter in trained if parameter.numel()])
+        if self.accelerator.reduce(broken.any().float(), reduction="sum") > 0:
+            raise UserError(
+                place,
+                "trained weights are not finite numbers (NaN or infinite), and are not saved",
+                mend="lower --learning_rate, or use --bf16 in place of --fp16; continue from the last checkpoint",
+            )
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """In place of the trainer's own: published names, tokenizer and record, nothing pickled, no library's card."""
         if self.args.should_save:
@@ -167,12 +200,15 @@ class HanlinTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Let the trainer write into a staging folder, then seal and rename it: a checkpoint is whole or absent."""
+        self.check_finite(f"step {self.state.global_step}")
         output_dir = Path(self.args.output_dir)
         name = f"{PREFIX}{self.state.global_step}"
         self._staging = output_dir / f"{STAGING_PREFIX}{self.state.global_step}"
         staged = self._staging / name
         try:
             super()._save_checkpoint(model, trial)
+            if self.state.best_global_step == self.state.global_step:
+                self.state.best_model_checkpoint = str(output_dir / name)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._finish_checkpoint(staged, output_dir / name)
@@ -188,8 +224,6 @@ class HanlinTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _finish_checkpoint(self, staged: Path, final: Path) -> None:
-        if self.state.best_global_step == self.state.global_step:
-            self.state.best_model_checkpoint = str(final)
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))
         seal(staged, final, step=self.state.global_step, fingerprint=self.fingerprint)
         best = self.state.best_model_checkpoint
