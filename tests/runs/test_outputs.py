@@ -201,8 +201,7 @@ def test_bits_per_byte_counts_the_text_that_is_trained(run_sft: Any, tmp_path: P
     rows = [{"messages": [*talk, {"role": "assistant", "content": "bird"}]}]
     path = tmp_path / "talk.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    expected = {"all": 7, "last": 4}
-    for train_on, num_bytes in expected.items():
+    for train_on in ("all", "last"):
         run_sft(train_on, dataset=(str(path),), train_on=train_on, max_steps=1)
     found = sorted(
         int(TokenStore.open(path).num_bytes[0]) for path in (tmp_path / "cache").iterdir() if path.name[0] != "."

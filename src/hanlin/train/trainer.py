@@ -176,8 +176,8 @@ class HanlinTrainer(Trainer):
         """Optimizer steps of the whole run; of epochs, as the trainer counts them."""
         if self.args.max_steps > 0:
             return int(self.args.max_steps)
-        batches = len(self.train_dataset) // (self.args.train_batch_size * self.args.world_size)
-        steps = max(-(-batches // self.args.gradient_accumulation_steps), 1)
+        batches: int = len(self.train_dataset) // (self.args.train_batch_size * self.args.world_size)
+        steps: int = max(-(-batches // self.args.gradient_accumulation_steps), 1)
         return math.ceil(float(self.args.num_train_epochs) * steps)
 
     def check_finite(self, place: str) -> None:
