@@ -45,7 +45,6 @@ torchrun --nnodes 1 --nproc_per_node 1 "${scripts}/run_clm_pt_with_peft.py" \
     --save_total_limit 3 \
     --save_steps 200 \
     --gradient_accumulation_steps ${gradient_accumulation_steps} \
-    --preprocessing_num_workers 8 \
     --block_size ${block_size} \
     --output_dir "${output_dir}" \
     --overwrite_output_dir \

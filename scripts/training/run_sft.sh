@@ -52,7 +52,6 @@ torchrun --nnodes 1 --nproc_per_node 1 "${scripts}/run_clm_sft_with_peft.py" \
     --eval_steps 100 \
     --save_steps 200 \
     --gradient_accumulation_steps ${gradient_accumulation_steps} \
-    --preprocessing_num_workers 8 \
     --max_seq_length ${max_seq_length} \
     --output_dir "${output_dir}" \
     --overwrite_output_dir \
