@@ -79,7 +79,10 @@ def test_every_fault_of_s000_is_found_with_its_line() -> None:
     assert "choose one of the two words" in others[45].mend
     assert "line 6 sets lora_droppout" in next(fault.mend for fault in found if fault.line == 41)
     notes = [fault for fault in check_script(S000.read_text(encoding="utf-8")) if fault.is_note]
-    assert [(note.line, note.text) for note in notes] == [(31, "--preprocessing_num_workers"), (45, "--force_resize_embeddings")]
+    assert [(note.line, note.text) for note in notes] == [
+        (31, "--preprocessing_num_workers"),
+        (45, "--force_resize_embeddings"),
+    ]
 
 
 def test_bash_agrees_that_s000_breaks_where_we_say() -> None:

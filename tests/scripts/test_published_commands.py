@@ -57,7 +57,8 @@ def test_published_command_becomes_a_configuration(name: str) -> None:
         assert adapter.modules_to_save == ("embed_tokens", "lm_head")
     assert bool(adapter.adapter) == (name in ("S002", "S001", "V1 run_sft.sh"))
     # A flag that means nothing today is named, once; nothing else is said.
-    assert [notice.split(":")[0] for notice in notices] == (["--save_safetensors"] if name.startswith("V2") else [])
+    named = ["--preprocessing_num_workers", *(["--save_safetensors"] if name.startswith("V2") else [])]
+    assert [notice.split(":")[0] for notice in notices] == named
 
 
 def test_pre_training_has_the_published_defaults() -> None:
