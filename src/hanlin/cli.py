@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from hanlin import __version__
 from hanlin.errors import EXIT_USER_ERROR, UserError, did_you_mean
+from hanlin.files import write_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,12 @@ def main(argv: list[str], *, older: str | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    except OSError as error:
-        # A disk that fills up is the user's to mend wherever it strikes; what was written before stays whole.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(
-                f"hanlin: {error.filename or 'disk'}: no space left; free some and start again",
-                file=sys.stderr,
-            )
+    except Exception as error:
+        # A disk that fills up is the user's to mend wherever it strikes; what was written before stays whole. Some
+        # libraries tell of it by words alone.
+        if "no space left" in (write_failure(error) or "").lower():
+            place = getattr(error, "filename", None) or "disk"
+            print(f"hanlin: {place}: no space left; free some and start again", file=sys.stderr)
             return EXIT_USER_ERROR
         raise
 

@@ -215,3 +215,16 @@ def test_writers_that_know_a_full_disk_only_by_words(
     with pytest.raises(UserError, match="no space left"):
         run_sft("run", max_steps=2, save_steps=1.0)
     assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--save_strategy best", "nothing is evaluated"),
+        ("--learning_rate nan", "finite number"),
+        ("--optim adamw_bnb_8bit", "training settings"),
+        ("--report_to wandb", "training settings"),
+    ],
+)
+def test_settings_that_the_trainer_would_refuse_late(verb: Verb, instructions: Path, words: str, message: str) -> None:
+    assert message in verb.error(instructions, *words.split())

@@ -160,7 +160,15 @@ def test_a_failed_save_leaves_the_old_files(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(UserError, match="no space left on the disk"):
+        english.save(tmp_path)
+    monkeypatch.undo()
+
+    def full_by_words(*_: object, **__: object) -> None:
+        raise Exception("No space left on device (os error 28)")  # as the tokenizers library says it
+
+    monkeypatch.setattr(type(english.hf), "save_pretrained", full_by_words)
+    with pytest.raises(UserError, match="no space left on the disk"):
         english.save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

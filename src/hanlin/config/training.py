@@ -5,6 +5,7 @@ Fields have the names and units of transformers' TrainingArguments; every other 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,9 @@ class TrainingConfig:
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name}", f"is {getattr(self, name)}", expected="1 or more")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"--{name}", f"is {getattr(self, name)}", expected="a finite number")
         if self.learning_rate < 0:
             raise UserError("--learning_rate", f"is {self.learning_rate:g}", expected="0 or more")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:

@@ -90,12 +90,15 @@ class Ledger:
         if share <= max_dropped:
             return
         reasons = ", ".join(f"{count} {action} ({reason})" for (action, reason), count in self.counts().items())
+        mends = ["mend the rows"]
+        if any(reason.startswith("too long") for _, reason in self.counts()):
+            mends.append("raise --max_length")
+        mends.append(f"accept the loss with --max_dropped {_round_up(share)}" if share < 1 else "give other rows")
         raise UserError(
             "--max_dropped",
             f"{num_affected} of {self.given} rows ({_percent(share)}) cannot be used as given: {reasons}",
             expected=f"at most {_percent(max_dropped)}",
-            mend=(f"mend the rows, or accept the loss with --max_dropped {_round_up(share)}; " if share < 1 else "")
-            + f"the first: {self._first_places()}",
+            mend=f"{', '.join(mends[:-1])}, or {mends[-1]}; the first: {self._first_places()}",
         )
 
     def _first_places(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hanlin.config.infer import GenerationSettings
 from hanlin.errors import UserError
 from hanlin.files import write_json
-from hanlin.infer.generate import Answer
+from hanlin.infer.generate import Answer, PromptError
 from hanlin.types import Message
 
 
@@ -55,7 +55,17 @@ def answer_prompts(
     for begin in range(start, len(prompts), batch_size):
         batch = prompts[begin : begin + batch_size]
         seed = None if settings.seed is None else (settings.seed + begin) % 2**63
-        answers = engine.generate_batch([prompt.messages for prompt in batch], dataclasses.replace(settings, seed=seed))
+        try:
+            answers = engine.generate_batch(
+                [prompt.messages for prompt in batch], dataclasses.replace(settings, seed=seed)
+            )
+        except PromptError as error:
+            raise UserError(
+                batch[error.index].place or "the prompt",
+                error.problem,
+                expected=error.expected,
+                mend="shorten it or remove it, and start again: answers in a .jsonl file are kept",
+            ) from error
         yield [_row(engine, prompt, answer) for prompt, answer in zip(batch, answers, strict=True)]
 
 

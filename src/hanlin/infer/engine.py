@@ -11,7 +11,7 @@ import torch
 
 from hanlin.config.infer import EngineConfig, GenerationSettings
 from hanlin.errors import UserError
-from hanlin.infer.generate import Answer, Row, generate_rows
+from hanlin.infer.generate import Answer, PromptError, Row, generate_rows
 from hanlin.infer.sources import Sources, find_sources
 from hanlin.infer.stream import AnswerStream, TextStream
 from hanlin.model.adapter import attach_adapter
@@ -126,7 +126,12 @@ class Engine:
 
     def generate_batch(self, conversations: Sequence[Sequence[Message]], settings: GenerationSettings) -> list[Answer]:
         """Answers to several conversations in one left-padded batch, each as if it were alone when greedy."""
-        fitted = [self._fit(messages, settings) for messages in conversations]
+        fitted = []
+        for index, messages in enumerate(conversations):
+            try:
+                fitted.append(self._fit(messages, settings))
+            except UserError as error:
+                raise PromptError(index, error) from error
         answers: list[Answer | None] = [None] * len(fitted)
         # A row with less room than the others would be pushed past the model's last position by them: it goes alone.
         together = [index for index, row in enumerate(fitted) if row.limit == settings.max_new_tokens]
@@ -192,7 +197,10 @@ class Engine:
             )
         if len(ids) >= room:
             raise UserError(
-                "the prompt", f"has {len(ids):,} tokens", expected=f"fewer than {room:,}, which is all the model takes"
+                "the prompt",
+                f"has {len(ids):,} tokens",
+                expected=f"fewer than {room:,}, which is all the model takes",
+                mend="shorten it",
             )
         if len(ids) + limit > room:
             limit = room - len(ids)

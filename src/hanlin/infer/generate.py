@@ -16,6 +16,14 @@ from hanlin.errors import UserError
 from hanlin.infer.stream import TextStream
 
 
+class PromptError(UserError):
+    """One prompt of a batch cannot be answered; ``index`` says which."""
+
+    def __init__(self, index: int, error: UserError) -> None:
+        super().__init__(error.place, error.problem, expected=error.expected, mend=error.mend)
+        self.index = index
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the model said. Counts are in tokens; the stop token counts as a new one and is not in ``text``."""

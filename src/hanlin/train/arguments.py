@@ -32,6 +32,13 @@ def training_arguments(
             "is given, but there are no validation rows",
             mend="add --validation_file FILE or --validation_split_percentage 0.05",
         )
+    if config.save_strategy == "best" and not do_eval:
+        raise UserError(
+            "--save_strategy",
+            "is best, and nothing is evaluated",
+            expected="validation rows",
+            mend="add --validation_split_percentage 0.05, or choose steps",
+        )
     fields: dict[str, Any] = {
         "output_dir": config.output_dir,
         "seed": config.seed,

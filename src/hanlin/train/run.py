@@ -104,7 +104,11 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
         _begin_output(output_dir, verb, config, data, continuation)
     trains = config.training.do_train
     bar = ProgressBar("Pre-training" if verb == "pt" else "Instruction tuning", console)
-    trainer = _trainer(config, start, data, built.model, arguments, fingerprint, saver, bar, console)
+    try:
+        trainer = _trainer(config, start, data, built.model, arguments, fingerprint, saver, bar, console)
+        trainer.get_optimizer_cls_and_kwargs(arguments, trainer.model)  # its package may be missing: better now
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError("training settings", " ".join(str(error).split())) from error
     try:
         finished = trains and continuation.checkpoint is not None and trainer.is_past_its_end(continuation.checkpoint)
         if finished:

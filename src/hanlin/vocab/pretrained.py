@@ -39,6 +39,24 @@ def names_empty_tokens(folder: Path) -> bool:
     return isinstance(config, dict) and any(config.get(f"{role}_token") == "" for role in ("bos", "eos", "unk"))
 
 
+def hub_folder(name: str, place: str, revision: str | None, cache_dir: str | None) -> Path:
+    """The local folder of a hub repository's tokenizer files; UserError at once when the hub does not give it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        lines = str(error.__cause__ or error).strip().splitlines()
+        reason = lines[0][:160] if lines else type(error).__name__
+        raise UserError(
+            place,
+            f"{name} is no folder here, and the hub does not give it ({reason})",
+            expected="an existing folder or tokenizer.model file, or a hub id that can be reached",
+        ) from error
+
+
 def from_pretrained(path: str, place: str, **where: str | None) -> PreTrainedTokenizerBase:
     """transformers' tokenizer of a folder or hub id; code that comes with it is never run. Raises UserError."""
     try:

@@ -22,11 +22,11 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
 
 from hanlin.errors import UserError, did_you_mean
-from hanlin.files import sync, write_json
+from hanlin.files import sync, write_failure, write_json
 from hanlin.names import is_hub_id
 from hanlin.vocab import backend as hf_backend
 from hanlin.vocab import spm
-from hanlin.vocab.pretrained import from_pretrained, hub_file, names_empty_tokens
+from hanlin.vocab.pretrained import from_pretrained, hub_file, hub_folder, names_empty_tokens
 
 MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "hanlin_tokenizer.json"
@@ -48,6 +48,7 @@ class TextTokenizer:
             model = None
         self.sentencepiece_model = model
         """Bytes of ``tokenizer.model`` as it was read, or None for tokenizers of another kind."""
+        self._bytes: list[bytes] | None = None
         self.pad_to_multiple_of: int | None = None
         """The model's embedding rows shall be a multiple of this; the tokenizer itself has no filling pieces."""
         self._repair_special_tokens()
@@ -165,6 +166,8 @@ class TextTokenizer:
 
     @classmethod
     def _load_hub(cls, name: str, place: str, revision: str | None, cache_dir: str | None) -> TextTokenizer:
+        # Fetched first, so that a name that is nowhere is answered at once and not after many tries for each file.
+        hub_folder(name, place, revision, cache_dir)
         hf = from_pretrained(name, place, revision=revision or "main", cache_dir=cache_dir)
         found, record = (hub_file(name, file, revision, cache_dir) for file in (MODEL_FILE, RECORD_FILE))
         data = found.read_bytes() if found else None
@@ -320,10 +323,17 @@ class TextTokenizer:
 
     def token_bytes(self, index: int) -> bytes:
         """UTF-8 bytes that the token ``index`` stands for; a byte token gives one, the unknown token none."""
+        if self._bytes is None:
+            # Asked for every token of a text: the backends answer such questions slowly, so all are answered once.
+            added, byte_level = frozenset(self.hf.added_tokens_decoder), self.is_byte_level
+            self._bytes = [self._bytes_of(i, added, byte_level) for i in range(len(self._pieces))]
+        return self._bytes[index]
+
+    def _bytes_of(self, index: int, added: frozenset[int], byte_level: bool) -> bytes:
         piece = self._pieces[index]
-        if index in self._special_ids or index in self.hf.added_tokens_decoder:
+        if index in self._special_ids or index in added:
             return b"" if index == self.hf.unk_token_id else piece.encode()
-        if self.is_byte_level:
+        if byte_level:
             return hf_backend.bytes_of(piece)
         byte = BYTE_PIECE.fullmatch(piece)
         return bytes([int(byte[1], 16)]) if byte else piece.replace(spm.SPACE, " ").encode()
@@ -357,8 +367,11 @@ class TextTokenizer:
             for path in sorted(aside.iterdir()):
                 sync(path)
                 path.replace(directory / path.name)
-        except OSError as error:
-            raise UserError(directory, f"cannot write the tokenizer: {error.strerror or error}") from error
+        except Exception as error:  # the tokenizers library tells of a full disk by a bare Exception
+            reason = write_failure(error)
+            if reason is None:
+                raise
+            raise UserError(directory, f"cannot write the tokenizer: {reason}", mend="free some space") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
