@@ -41,7 +41,7 @@ def test_check_counts_each_row_once_and_names_the_first_places() -> None:
     assert str(caught.value) == (
         "--max_dropped: 6 of 1000 rows (0.6 %) cannot be used as given: "
         "4 dropped (empty answer), 2 cut (too long), 1 dropped (no trained token); expected at most 0.5 %; "
-        "mend the rows, or accept the loss with --max_dropped 0.006; the first: "
+        "mend the rows, raise --max_length, or accept the loss with --max_dropped 0.006; the first: "
         "a[red].jsonl:3: output is empty; expected an answer (also a[red].jsonl:7, a[red].jsonl:9) | "
         "b.json[0]: 90 tokens; expected at most 64 (also b.json[1]) | b.json[0]: no trained token"
     )
