@@ -44,6 +44,14 @@ VERBS: dict[str, Verb] = {
     "merge": Verb("hanlin.config.merge:MergeConfig", "hanlin.commands.merge:run", "merge adapters into a model"),
     "chat": Verb("hanlin.config.infer:ChatConfig", "hanlin.commands.chat:run", "talk to a model in the terminal"),
     "infer": Verb("hanlin.config.infer:InferConfig", "hanlin.commands.infer:run", "answer a file of prompts"),
+    "templates": Verb(
+        "hanlin.config.templates:TemplatesConfig", "hanlin.commands.templates:show_all", "list the prompt templates"
+    ),
+    "template show": Verb(
+        "hanlin.config.templates:TemplateShowConfig",
+        "hanlin.commands.templates:show",
+        "show how a template turns a row into tokens",
+    ),
     "script check": Verb(
         "hanlin.config.script:ScriptConfig",
         "hanlin.commands.script:check",

@@ -7,6 +7,9 @@ from typing import Literal
 
 from hanlin.errors import UserError
 
+OnTemplateDifference = Literal["stop", "named", "own"]
+"""What to do when a named template and the checkpoint's own write different tokens."""
+
 
 def _check_fraction(flag: str, value: float, *, upper: str) -> None:
     if not 0 <= value < 1:
@@ -80,10 +83,13 @@ class InstructionConfig:
     """How conversations become tokens and which of them are trained."""
 
     template: str | None = None
-    """Name of a prompt template (alpaca, llama2-zh). published: one of these two, by the tokenizer, as the scripts of
-    2023 did. Default: the tokenizer's own chat template."""
+    """Name of a prompt template, see hanlin templates. published: alpaca or llama2-zh, by the tokenizer, as the scripts
+    of 2023 did. Default: the tokenizer's own chat template."""
     system: str | None = None
     """System prompt in place of the template's default. An empty text means none."""
+    on_template_difference: OnTemplateDifference = "stop"
+    """When the named template writes other tokens than the checkpoint's own chat template: stop and show them, or take
+    the named or the own one."""
     train_on: Literal["all", "last"] = "all"
     """Train every answer of a conversation, or the last one only."""
     overlong: Literal["cut", "drop", "error"] = "cut"

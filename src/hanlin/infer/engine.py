@@ -19,8 +19,8 @@ from hanlin.model.load import load_model
 from hanlin.model.precision import DTYPES
 from hanlin.template.published import PUBLISHED, published_template
 from hanlin.template.render import Renderer
-from hanlin.template.resolve import CHAT_TEMPLATE, resolve_renderer
-from hanlin.tokens.encode import encode_prompt, special_tokens
+from hanlin.template.resolve import CHAT_TEMPLATE
+from hanlin.tokens.encode import encode_prompt, open_renderer
 from hanlin.types import Conversation, Message, Place
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -296,7 +296,6 @@ def choose_dtype(name: str, device: torch.device, notify: Notify) -> torch.dtype
 def _renderer(sources: Sources, template: str | None, system: str | None, notify: Notify) -> Renderer | None:
     """The renderer that was asked for, else the recorded one, else the tokenizer's own, else None."""
     tokenizer = sources.tokenizer
-    place = "--template"
     if template == PUBLISHED:
         template = sources.template or published_template(len(tokenizer), tokenizer.pad_token) or CHAT_TEMPLATE
     if template in (None, "auto"):
@@ -310,9 +309,7 @@ def _renderer(sources: Sources, template: str | None, system: str | None, notify
         return None
     if system is None and template == sources.template:
         system = sources.system
-    return resolve_renderer(
-        template, chat_template=tokenizer.chat_template, special=special_tokens(tokenizer), system=system, place=place
-    )
+    return open_renderer(template, tokenizer, system=system)
 
 
 def _stops(model: Any, tokenizer: TextTokenizer, renderer: Renderer | None) -> tuple[list[int], tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Templates: how a conversation is written for the model, and which part of it the model learns to write."""
 
-from hanlin.template.catalog import TEMPLATES, Template, Token
+from hanlin.template.catalog import TEMPLATES, Template, add_template
 from hanlin.template.render import Renderer, SpecialTokens, TemplateRenderer
 from hanlin.template.resolve import CHAT_TEMPLATE, resolve_renderer, template_names
 
@@ -11,7 +11,7 @@ __all__ = [
     "SpecialTokens",
     "Template",
     "TemplateRenderer",
-    "Token",
+    "add_template",
     "resolve_renderer",
     "template_names",
 ]

@@ -59,6 +59,7 @@ class JinjaRenderer:
     """Renders with the checkpoint's own chat template, in a sandbox."""
 
     name = "chat_template"
+    tokens: tuple[str, ...] = ()  # it writes those that the tokenizer itself calls special or added
 
     def __init__(
         self,

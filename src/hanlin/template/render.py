@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from hanlin.errors import UserError
-from hanlin.template.catalog import Part, Template, Token
+from hanlin.template.form import Template, marks_in
 from hanlin.types import Conversation, Segment
 
 
@@ -19,6 +19,8 @@ class SpecialTokens:
     eos: str | None
     all: tuple[str, ...] = ()
     """Every special or added token, the two above among them: what a checkpoint's own template may write."""
+    pieces: Sequence[str] = ()
+    """Every token by its id, for templates that write tokens by number; empty where that is not known."""
 
 
 class Renderer(Protocol):
@@ -31,6 +33,10 @@ class Renderer(Protocol):
     @property
     def stop(self) -> tuple[str, ...]:
         """Special tokens, then strings, at which generation must stop; the first is the one that training teaches."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Special tokens that it writes whatever the tokenizer calls special: text must never become one of them."""
 
     @property
     def system(self) -> str | None:
@@ -46,6 +52,16 @@ class Renderer(Protocol):
         """
 
 
+_Mark = Literal["text", "special", "slot"]
+
+
+class _Piece(NamedTuple):
+    """A run of a template's part: ordinary text, one special token by its name, or a slot by its name."""
+
+    kind: _Mark
+    text: str
+
+
 class TemplateRenderer:
     """Renders with a named template."""
 
@@ -53,59 +69,114 @@ class TemplateRenderer:
         self, template: Template, special: SpecialTokens, *, system: str | None = None, place: str = "--template"
     ) -> None:
         """``system`` replaces the template's default system text. Raises UserError at ``place`` when the template
-        has no place for it, or when its stop is a special token that the tokenizer lacks."""
+        has no place for it, and when the tokenizer lacks a token that the template writes."""
         if system and not template.has_system_slot:
             raise UserError(place, f"template {template.name} has no place for a system text", mend="remove --system")
         self.name = template.name
         self.system = template.system if system is None else system
         self._template = template
-        self._tokens = {Token.BOS: special.bos, Token.EOS: special.eos}
-        stops = [self._tokens[part] for part in template.suffix if isinstance(part, Token)]
-        if None in stops:
-            raise UserError(
-                place,
-                f"template {template.name} ends an answer with the EOS token, which this tokenizer does not have",
-                mend="choose a tokenizer with an EOS token",
-            )
-        self.stop: tuple[str, ...] = (*(stop for stop in stops if stop), *template.stop)
+        self._special = special
+        self._place = place
+        self._check_tokens()
+        # Other special tokens that a part happens to spell are tokens too, as the tokenizers of 2023 read them.
+        self._marks = marks_in((*template.tokens, *(token for token in special.all if not _is_blank(token))))
+        self._header = self._pieces(template.header)
+        self._bare_header = self._pieces(template.header if template.bare_header is None else template.bare_header)
+        self._prompt = self._pieces(template.prompt)
+        self._suffix = self._pieces(template.suffix)
+        inner = template.suffix if template.inner_suffix is None else template.inner_suffix
+        self._inner_suffix = self._pieces(inner)
+        self._separator = self._pieces(template.separator or "")
+        stops = [text for kind, text in self._suffix if kind == "special"]
+        self.stop: tuple[str, ...] = tuple(dict.fromkeys((*stops, *template.stop)))
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """See ``Renderer.tokens``."""
+        parts = (self._header, self._bare_header, self._prompt, self._inner_suffix, self._suffix, self._separator)
+        return tuple(dict.fromkeys(text for part in parts for kind, text in part if kind == "special"))
 
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> list[Segment]:
         """See ``Renderer.render``. Wants one optional system message, then user and assistant in turn."""
-        template = self._template
         system, turns = self._turns(conversation, add_generation_prompt)
-        header = template.header if system or not template.has_system_slot else template.bare_header
-        segments = self._fill(header, "{system}", system)
+        messages = conversation.messages
+        segments = self._fill(self._header if system else self._bare_header, {"system": system})
         for number, user in enumerate(turns):
-            messages = conversation.messages
             if number:
-                segments += self._fill(template.separator)
-            segments += self._fill(template.prompt, "{user}", messages[user].content)
+                segments += self._fill(self._separator)
+            segments += self._fill(self._prompt, {"user": messages[user].content, "round": str(number + 1)})
             answer = user + 1
             if answer < len(messages):
+                suffix = self._suffix if answer + 1 == len(messages) else self._inner_suffix
                 segments.append(Segment(messages[answer].content, trained=True, message=answer))
-                segments += self._fill(template.suffix, trained=True, message=answer)
+                segments += self._fill(suffix, answer=answer)
         return segments
 
     def _fill(
-        self,
-        parts: Iterable[Part],
-        slot: str = "",
-        value: str = "",
-        *,
-        trained: bool = False,
-        message: int | None = None,
+        self, pieces: Sequence[_Piece], values: Mapping[str, str] | None = None, *, answer: int | None = None
     ) -> list[Segment]:
-        """The parts as segments, ``value`` in the place of ``slot``. The value itself is not searched for slots."""
-        segments = []
-        for part in parts:
-            if isinstance(part, Token):
-                token = self._tokens[part]
+        """The pieces as segments, slots by their values. A value is text and is searched for nothing."""
+        return [
+            Segment(
+                (values or {})[text] if kind == "slot" else text,
+                trained=answer is not None,
+                special=kind == "special",
+                message=answer,
+            )
+            for kind, text in pieces
+        ]
+
+    def _pieces(self, part: str) -> tuple[_Piece, ...]:
+        """A part of the template, cut at its slots and special tokens."""
+        pieces: list[_Piece] = []
+        start = 0
+        for match in self._marks.finditer(part):
+            if match.start() > start:
+                pieces.append(_Piece("text", part[start : match.start()]))
+            start = match.end()
+            slot, number, name = match.groups()
+            if slot in ("bos", "eos"):
+                token = self._special.bos if slot == "bos" else self._special.eos
                 if token is not None:  # a tokenizer without BOS starts without it
-                    segments.append(Segment(token, trained, special=True, message=message))
+                    pieces.append(_Piece("special", token))
+            elif slot is not None:
+                pieces.append(_Piece("slot", slot))
+            elif number is not None:
+                pieces.append(_Piece("special", self._numbered(int(number), name)))
             else:
-                text = part.replace(slot, value) if slot else part
-                segments.append(Segment(text, trained, message=message))
-        return segments
+                pieces.append(_Piece("special", match.group()))
+        if start < len(part):
+            pieces.append(_Piece("text", part[start:]))
+        return tuple(pieces)
+
+    def _numbered(self, number: int, name: str | None) -> str:
+        """The token called ``name``, else the one with ``number``, by its name in this tokenizer."""
+        pieces = self._special.pieces
+        found = pieces[number] if number < len(pieces) else ""
+        if name is not None and found != name:
+            # An extended vocabulary may have moved it; an ordinary piece that is spelled so is another token.
+            found = name if name in self._special.all else ""
+        if not found:
+            wanted = f"{name} (token {number:,})" if name else f"token {number:,}"
+            raise self._lacks(wanted, f", which has {len(pieces):,} tokens" if number >= len(pieces) else "")
+        return found
+
+    def _check_tokens(self) -> None:
+        template, special = self._template, self._special
+        if special.eos is None and "{eos}" in template.suffix:
+            raise self._lacks("an EOS token after an answer", ", which has none")
+        known = {*special.all, *special.pieces}
+        missing = [token for token in template.tokens if token not in known]
+        if known and missing:
+            raise self._lacks(", ".join(missing), ", which does not have " + ("it" if len(missing) == 1 else "them"))
+
+    def _lacks(self, what: str, why: str) -> UserError:
+        return UserError(
+            self._place,
+            f"template {self.name} writes {what}: it does not suit this tokenizer{why}",
+            expected=f"the tokenizer of {self._template.family}",
+            mend="name another template",
+        )
 
     def _turns(self, conversation: Conversation, add_generation_prompt: bool) -> tuple[str, list[int]]:
         """The system text and the indices of the user messages; refuses what the template cannot write."""
@@ -135,7 +206,15 @@ class TemplateRenderer:
             problem = f"the last message is of {last!r}" if messages else "there is no message"
             purpose = "before the answer to be written" if add_generation_prompt else "so that an answer can be trained"
             raise self._misfit(conversation, problem, f"{wanted!r} last, {purpose}")
-        return system, list(range(first, len(messages), 2))
+        turns = list(range(first, len(messages), 2))
+        if len(turns) > 1 and self._template.separator is None:
+            raise self._misfit(conversation, f"there are {len(turns)} questions", "one, as it writes a single turn")
+        return system, turns
 
     def _misfit(self, conversation: Conversation, problem: str, expected: str = "") -> UserError:
         return UserError(conversation.place, f"template {self.name}: {problem}", expected=expected)
+
+
+def _is_blank(token: str) -> bool:
+    """Whether a token is white space alone: some vocabularies call line breaks added tokens."""
+    return not token.strip(" \n\t\r\u2581\u0120\u010a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from hanlin.errors import UserError
-from hanlin.template.catalog import TEMPLATES
+from hanlin.template.catalog import TEMPLATES, find_template
 from hanlin.template.jinja import JinjaRenderer
 from hanlin.template.render import Renderer, SpecialTokens, TemplateRenderer
 
@@ -34,9 +34,7 @@ def resolve_renderer(
     for an unknown name, when there is neither a name nor a chat template, and when the template cannot stop an answer.
     """
     if name is not None and name != CHAT_TEMPLATE:
-        if name not in TEMPLATES and name.lower() in TEMPLATES:
-            name = name.lower()
-        return TemplateRenderer(TEMPLATES.get_named(name, place), special, system=system, place=place)
+        return TemplateRenderer(find_template(name, place), special, system=system, place=place)
     if chat_template is None:
         raise UserError(
             place,

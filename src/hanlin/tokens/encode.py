@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hanlin.errors import UserError
-from hanlin.template import Renderer, SpecialTokens
+from hanlin.template import Renderer, SpecialTokens, resolve_renderer
 from hanlin.types import IGNORE_INDEX, Conversation, Encoded, Segment
 
 if TYPE_CHECKING:  # it brings transformers, which is seconds; encoding only wants the methods below
@@ -36,7 +37,29 @@ def special_tokens(tokenizer: TextTokenizer) -> SpecialTokens:
     pieces = tokenizer.pieces()
     names = [pieces[index] for index in sorted(tokenizer.special_ids)]
     names += [added.content for added in tokenizer.hf.added_tokens_decoder.values()]
-    return SpecialTokens(tokenizer.bos_token, tokenizer.eos_token, tuple(dict.fromkeys(names)))
+    return SpecialTokens(tokenizer.bos_token, tokenizer.eos_token, tuple(dict.fromkeys(names)), pieces)
+
+
+def open_renderer(
+    name: str | None,
+    tokenizer: TextTokenizer,
+    *,
+    system: str | None = None,
+    place: str = "--template",
+    now: datetime.datetime | None = None,
+) -> Renderer:
+    """The renderer of the template ``name`` (None: the tokenizer's own) for ``tokenizer``, from whose text the tokens
+    of the template are kept out from now on. The rest, and what is raised, is as in ``resolve_renderer``."""
+    renderer = resolve_renderer(
+        name,
+        chat_template=tokenizer.chat_template,
+        special=special_tokens(tokenizer),
+        system=system,
+        place=place,
+        now=now,
+    )
+    tokenizer.protect(renderer.tokens)
+    return renderer
 
 
 def join_segments(segments: Iterable[Segment]) -> list[Segment]:

@@ -39,6 +39,7 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
     3. turns after the first trained answer, from the end of the row, whole;
     4. the end of the first trained answer, before its stop token.
 
+    Where the template writes no stop between turns, a turn that becomes the last one takes the stop of the row's end.
     So a cut row ends with a stop token that is trained. A row without a trained token is never used: its loss is NaN.
 
     With max_length 40: BOS + 59 of prompt + 19 of answer + stop = 80 -> BOS + 19 of prompt + answer + stop;
@@ -60,7 +61,7 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
     head = 1 if first and ids[0] == bos_id else 0
     least_prompt = min(first, head + KEPT_PROMPT, max(max_length // 2, 1))
     room = max_length - least_prompt
-    answer, stop = _within(encoded, first, end, room)
+    answer, stop, cut_answer = _within(encoded, first, end, room)
     prompt = min(first, max_length - len(answer) - len(stop))
     head = min(head, prompt)
     # Worked example: first 60, prompt 20, head 1 -> positions 0 and 41..59.
@@ -73,8 +74,8 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
     )
     cut = {
         "prompt": first - prompt,
-        "answer": stop.start - answer.stop,
-        "turns": end - stop.stop,
+        "answer": cut_answer,
+        "turns": end - first - len(answer) - len(stop) - cut_answer,
         "end": len(ids) - end,
     }
     lost = fitted.num_trained < len(trained)
@@ -83,17 +84,26 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
     return Fitted(fitted, len(ids) - len(kept), f"too long: {part} cut", f"{too_long}; cut {numbers}")
 
 
-def _within(encoded: Encoded, first: int, end: int, room: int) -> tuple[range, range]:
-    """What stays of positions ``first`` to ``end`` (exclusive) in ``room`` tokens: the answers, and the stop token
-    where it is torn from its answer (else an empty range at the end of the answers)."""
+def _within(encoded: Encoded, first: int, end: int, room: int) -> tuple[range, range, int]:
+    """What stays of positions ``first`` to ``end`` (exclusive) in ``room`` tokens: the answers, the stop token where it
+    is torn from its answer (else an empty range at the end of the answers), and how much of an answer is cut."""
     if end - first <= room:
-        return range(first, end), range(end, end)
+        return range(first, end), range(end, end), 0
     labels = encoded.labels
+    last = max((encoded.turn_ends or (end,))[-1], end) - 1
+
+    def stop_after(turn_end: int) -> range:
+        """Empty when the turn ends as the row does, else the row's stop token."""
+        closed = encoded.ids[turn_end - 1] == encoded.ids[last]
+        return range(turn_end, turn_end) if closed else range(last, last + 1)
+
     ends = [t for t in encoded.turn_ends if first < t <= end and labels[t - 1] != IGNORE_INDEX]
-    fitting = [t for t in ends if t - first <= room]
+    fitting = [t for t in ends if t - first + len(stop_after(t)) <= room]
     if fitting:
-        return range(first, fitting[-1]), range(fitting[-1], fitting[-1])
+        return range(first, fitting[-1]), stop_after(fitting[-1]), 0
     # The first answer: as far as labels go on, or to the end of its turn when answers follow each other directly.
     answer_end = next((i for i in range(first, end) if labels[i] == IGNORE_INDEX), end)
     answer_end = min([answer_end, *ends[:1]])
-    return range(first, first + room - 1), range(answer_end - 1, answer_end)
+    stop = stop_after(answer_end) or range(answer_end - 1, answer_end)
+    kept = range(first, first + room - 1)
+    return kept, stop, answer_end - kept.stop - (stop.start < answer_end)

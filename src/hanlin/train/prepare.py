@@ -99,6 +99,7 @@ class ConversationRows:
     def settings(self) -> dict[str, Any]:
         """What decides the tokens besides content and tokenizer."""
         settings = {"kind": "conversations", "max_length": self.max_length, **asdict(self.instruction)}
+        del settings["on_template_difference"]  # what it decided is the template itself
         if "strftime_now" in self.template_source:  # a template that writes the date gives other tokens tomorrow
             settings["date"] = self.date
         return {**settings, "template": self.template_source, "system": self.renderer.system}

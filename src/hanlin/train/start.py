@@ -17,9 +17,10 @@ from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
 from hanlin.model.identity import Record
 from hanlin.model.load import resolve_checkpoint
 from hanlin.model.preflight import check_modes
-from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer, resolve_renderer
+from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer
 from hanlin.template.published import PUBLISHED, published_template
-from hanlin.tokens.encode import special_tokens
+from hanlin.tokens.encode import open_renderer
+from hanlin.train.conformance import check_stop, settle_template
 from hanlin.vocab.tokenizer import TextTokenizer
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
@@ -84,7 +85,10 @@ def open_start(
     for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter)):
         console.print(notice, highlight=False, markup=False)
     record = base.record if base is not None else None
-    renderer = _renderer(config, tokenizer, adapter, record, date) if isinstance(config, SftConfig) else None
+    renderer = None
+    if isinstance(config, SftConfig):
+        renderer = _renderer(config, tokenizer, adapter, record, date, console)
+        check_stop(renderer, tokenizer, base.directory if base else None, console)
     return Start(tokenizer, base, base_tokenizer, adapter, renderer, date)
 
 
@@ -175,15 +179,20 @@ def _renderer(
     adapter: AdapterFiles | None,
     base_record: Record | None,
     date: str,
+    console: Console,
 ) -> Renderer:
-    """The named template, else the one that the adapter or the base was tuned with, else the tokenizer's own."""
+    """The named template, else the one that the adapter or the base was tuned with, else the tokenizer's own.
+
+    A named one is compared with the tokenizer's own; one that earlier tuning used has been chosen already.
+    """
     record = adapter.record if adapter is not None and adapter.record else base_record
     name, system = config.instruction.template, config.instruction.system
-    if name in (None, PUBLISHED) and record is not None and record.template:
-        name = record.template
-        system = record.system if system is None else system
-    elif name == PUBLISHED:
-        name = published_template(len(tokenizer), tokenizer.pad_token)
-    special = special_tokens(tokenizer)
     now = datetime.datetime.fromisoformat(date)
-    return resolve_renderer(name, chat_template=tokenizer.chat_template, special=special, system=system, now=now)
+    if name in (None, PUBLISHED) and record is not None and record.template:
+        system = record.system if system is None else system
+        return open_renderer(record.template, tokenizer, system=system, now=now)
+    if name == PUBLISHED:
+        name = published_template(len(tokenizer), tokenizer.pad_token)
+    renderer = open_renderer(name, tokenizer, system=system, now=now)
+    choice = config.instruction.on_template_difference
+    return settle_template(renderer, tokenizer, system=system, choice=choice, console=console, now=now)

@@ -55,6 +55,8 @@ def text_backend(backend: Tokenizer, special: Collection[str]) -> Tokenizer:
         model["merges"] = [pair for pair in merge_pairs(model) if pair[0] + pair[1] not in special]
     elif model["type"] == "Unigram":
         model["vocab"] = [[piece, -1e9 if piece in special else score] for piece, score in model["vocab"]]
+    for added in state["added_tokens"]:  # only those called special can be kept out of text
+        added["special"] = added["special"] or added["content"] in special
     copy = Tokenizer.from_str(json.dumps(state, ensure_ascii=False))
     copy.encode_special_tokens = True
     copy.no_truncation()

@@ -32,6 +32,8 @@ MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "hanlin_tokenizer.json"
 """Beside the tokenizer's files: what only hanlin needs to know (``pad_to_multiple_of``)."""
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+_NO_BYTES_OF_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
+"""Bytes that no UTF-8 text has (RFC 3629), so that they need no protection."""
 
 
 class TextTokenizer:
@@ -57,19 +59,42 @@ class TextTokenizer:
         self._processor: sentencepiece.SentencePieceProcessor | None = None
         self._piece_processor: sentencepiece.SentencePieceProcessor | None = None
         self._backend: Tokenizer | None = None
-        if model is not None and self._only_special_tokens_added(model):
-            prefix = getattr(hf, "add_prefix_space", None)
-            self._processor = spm.processor(
-                model, special_ids=self._special_ids, dummy_prefix=False if prefix is False else None
-            )
-        else:
-            special = {self._pieces[index] for index in self._special_ids}
-            self._backend = hf_backend.text_backend(_backend_of(hf), special)
+        self._make_encoder()
         self.identity = (
             spm.vocabulary_hash(model, self._pieces[len(spm.parse(model).pieces) :])
             if model is not None
             else hf_backend.vocabulary_hash(_backend_of(hf), self._pieces)
         )
+
+    def _make_encoder(self) -> None:
+        """What turns text into ids, made so that none of the special ids can come out of it."""
+        model = self.sentencepiece_model
+        if model is not None and self._only_special_tokens_added(model):
+            prefix = getattr(self.hf, "add_prefix_space", None)
+            self._processor = spm.processor(
+                model, special_ids=self._special_ids, dummy_prefix=False if prefix is False else None
+            )
+        else:
+            special = {self._pieces[index] for index in self._special_ids}
+            self._backend = hf_backend.text_backend(_backend_of(self.hf), special)
+
+    def protect(self, tokens: Iterable[str]) -> None:
+        """Make each of ``tokens`` special, so that no text becomes one: for the marks of a template that the
+        tokenizer itself calls ordinary pieces. Raises UserError for what is not one token of the vocabulary, and for
+        a byte that text is spelled with."""
+        ids = set()
+        for token in tokens:
+            byte = BYTE_PIECE.fullmatch(token) if self._processor is not None else None
+            if byte is None:
+                ids.add(self.special_id(token))
+            elif int(byte[1], 16) not in _NO_BYTES_OF_UTF8:
+                raise UserError(
+                    self.source or "tokenizer", f"{token} is a byte of text", expected="a token that text never needs"
+                )
+        if not ids <= self._special_ids:
+            self._special_ids |= ids
+            self._processor = self._piece_processor = self._backend = None
+            self._make_encoder()
 
     @classmethod
     def load(
