@@ -87,6 +87,8 @@ class Encoded:
     ids: list[int]
     labels: list[int]
     turn_ends: tuple[int, ...] = ()
+    stop_lengths: tuple[int, ...] | None = None
+    """Tokens of the stop that closes each turn, 0 where the template writes none between turns. None: one each."""
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.labels), "ids and labels come from one pass and are equally long"

@@ -48,6 +48,8 @@ def show_all(config: TemplatesConfig) -> int:
         sys.stdout.write("\n")
         return 0
     table = Table("name", "family", "system", "stop", "source")
+    for column in table.columns:
+        column.overflow = "fold"
     table.columns[0].no_wrap = True
     for template in found:
         name = "\n".join((template.name, *template.also))

@@ -198,14 +198,20 @@ def _assemble(pieces: Sequence[Segment], text_ids: Iterator[list[int]], special_
     ids: list[int] = []
     labels: list[int] = []
     turn_ends: list[int] = []
+    stop_lengths: list[int] = []
     answer: int | None = None
-    for piece in pieces:
-        if answer is not None and piece.message != answer:
+    stop_start: int | None = None
+    for piece in [*pieces, None]:
+        if answer is not None and (piece is None or piece.message != answer):
             turn_ends.append(len(ids))
+            stop_lengths.append(len(ids) - (len(ids) if stop_start is None else stop_start))
+            stop_start = None
+        if piece is None:
+            break
         answer = piece.message
+        if answer is not None and piece.special and stop_start is None:
+            stop_start = len(ids)  # an answer itself is ordinary text
         new = [special_id(piece.text)] if piece.special else next(text_ids)
         ids += new
         labels += new if piece.trained else [IGNORE_INDEX] * len(new)
-    if answer is not None:
-        turn_ends.append(len(ids))
-    return Encoded(ids, labels, tuple(turn_ends))
+    return Encoded(ids, labels, tuple(turn_ends), tuple(stop_lengths))

@@ -85,25 +85,28 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
 
 
 def _within(encoded: Encoded, first: int, end: int, room: int) -> tuple[range, range, int]:
-    """What stays of positions ``first`` to ``end`` (exclusive) in ``room`` tokens: the answers, the stop token where it
-    is torn from its answer (else an empty range at the end of the answers), and how much of an answer is cut."""
+    """What stays of positions ``first`` to ``end`` (exclusive) in ``room`` tokens: the answers, the stop where it is
+    torn from its answer (else an empty range at the end of the answers), and how much of an answer is cut."""
     if end - first <= room:
         return range(first, end), range(end, end), 0
     labels = encoded.labels
-    last = max((encoded.turn_ends or (end,))[-1], end) - 1
+    turn_ends = encoded.turn_ends or (end,)
+    lengths = dict(zip(turn_ends, encoded.stop_lengths or [1] * len(turn_ends), strict=True))
+    final = range(turn_ends[-1] - lengths[turn_ends[-1]], turn_ends[-1])
+    borrowed = final if final and labels[final.start] != IGNORE_INDEX else range(0)
 
-    def stop_after(turn_end: int) -> range:
-        """Empty when the turn ends as the row does, else the row's stop token."""
-        closed = encoded.ids[turn_end - 1] == encoded.ids[last]
-        return range(turn_end, turn_end) if closed else range(last, last + 1)
+    def missing_stop(turn_end: int) -> range:
+        """The stop of the row's end, for a turn that has none itself."""
+        return range(0) if lengths[turn_end] else borrowed
 
-    ends = [t for t in encoded.turn_ends if first < t <= end and labels[t - 1] != IGNORE_INDEX]
-    fitting = [t for t in ends if t - first + len(stop_after(t)) <= room]
+    ends = [t for t in turn_ends if first < t <= end and labels[t - 1] != IGNORE_INDEX]
+    fitting = [t for t in ends if t - first + len(missing_stop(t)) <= room]
     if fitting:
-        return range(first, fitting[-1]), stop_after(fitting[-1]), 0
-    # The first answer: as far as labels go on, or to the end of its turn when answers follow each other directly.
-    answer_end = next((i for i in range(first, end) if labels[i] == IGNORE_INDEX), end)
-    answer_end = min([answer_end, *ends[:1]])
-    stop = stop_after(answer_end) or range(answer_end - 1, answer_end)
-    kept = range(first, first + room - 1)
-    return kept, stop, answer_end - kept.stop - (stop.start < answer_end)
+        return range(first, fitting[-1]), missing_stop(fitting[-1]), 0
+    # The first trained answer; of a stop of several tokens the first ones stay where the room is small.
+    answer_end = ends[0]
+    own = range(answer_end - lengths[answer_end], answer_end)
+    stop = own or borrowed
+    stop = stop[: max(room - 1, 1)]
+    kept = range(first, min(first + room - len(stop), own.start))
+    return kept, stop, own.start - kept.stop

@@ -84,7 +84,7 @@ class TextTokenizer:
         a byte that text is spelled with."""
         ids = set()
         for token in tokens:
-            byte = BYTE_PIECE.fullmatch(token) if self._processor is not None else None
+            byte = BYTE_PIECE.fullmatch(token)
             if byte is None:
                 ids.add(self.special_id(token))
             elif int(byte[1], 16) not in _NO_BYTES_OF_UTF8:
