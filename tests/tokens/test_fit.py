@@ -126,3 +126,33 @@ def test_history_that_is_not_trained_is_prompt() -> None:
     assert fitted.reason == "too long: prompt cut"
     assert fitted.encoded.num_trained == 10
     assert fitted.encoded.turn_ends == (11, 30)
+
+
+def test_a_turn_without_a_stop_takes_that_of_the_row() -> None:
+    """Several forms of 2023 write no stop between turns; 30 to 32 answer, 2 and 3 the stop of the last one."""
+    ids = [1, 10, 30, 31, 11, 32, 33, 12, 34, 35, 2, 3]
+    labels = [-100, -100, 30, 31, -100, 32, 33, -100, 34, 35, 2, 3]
+    encoded = Encoded(ids, labels, (4, 7, 12), (0, 0, 2))
+    two_turns = fit(encoded, 9, "cut").encoded
+    assert two_turns is not None
+    assert (two_turns.ids, two_turns.labels[-2:]) == ([1, 10, 30, 31, 11, 32, 33, 2, 3], [2, 3])
+    one_turn = fit(encoded, 7, "cut")
+    assert one_turn.encoded is not None
+    assert one_turn.encoded.ids == [1, 10, 30, 31, 2, 3]
+    assert one_turn.reason == "too long: turns cut"
+    cut = fit(encoded, 5, "cut")
+    assert cut.encoded is not None
+    assert cut.encoded.ids == [1, 10, 30, 2, 3]
+    assert cut.reason == "too long: answer cut"
+
+
+def test_an_untrained_stop_is_not_borrowed() -> None:
+    ids, labels = [1, 30, 31, 11, 32, 2], [-100, 30, 31, -100, -100, -100]
+    cut = fit(Encoded(ids, labels, (3, 6), (0, 1)), 2, "cut").encoded
+    assert cut == Encoded([1, 30], [-100, 30])
+
+
+def test_a_stop_of_two_tokens_stays_whole_where_there_is_room() -> None:
+    encoded = Encoded([1, 30, 31, 32, 2, 3], [-100, 30, 31, 32, 2, 3], (6,), (2,))
+    kept = [fit(encoded, room, "cut").encoded for room in (5, 4, 3, 2)]
+    assert [row.ids for row in kept if row] == [[1, 30, 31, 2, 3], [1, 30, 2, 3], [1, 30, 2], [1, 2]]

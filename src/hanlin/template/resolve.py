@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from hanlin.errors import UserError
-from hanlin.template.catalog import TEMPLATES, find_template
+from hanlin.template.catalog import OTHER_NAMES, TEMPLATES, find_template
 from hanlin.template.jinja import JinjaRenderer
 from hanlin.template.render import Renderer, SpecialTokens, TemplateRenderer
 
@@ -15,7 +15,7 @@ CHAT_TEMPLATE = JinjaRenderer.name
 
 def template_names() -> tuple[str, ...]:
     """What ``--template`` may say."""
-    return (*sorted(TEMPLATES), CHAT_TEMPLATE)
+    return (*sorted((*TEMPLATES, *OTHER_NAMES)), CHAT_TEMPLATE)
 
 
 def resolve_renderer(

@@ -103,7 +103,7 @@ def differences(named: Renderer, own: Renderer, tokenizer: TextTokenizer) -> Ite
 def difference_table(difference: Difference, name: str, tokenizer: TextTokenizer) -> Table:
     """The tokens of both, side by side, where they differ and a little around."""
     table = Table(
-        "", f"--template {name}", "own chat template", title=f"{difference.probe}: tokens", title_style="bold"
+        "", f"--template {name}", "own chat template", title=f"Tokens of {difference.probe}", title_style="bold"
     )
     rows = list(_aligned(difference.named, difference.own))
     wanted = {
