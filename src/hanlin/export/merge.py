@@ -30,6 +30,7 @@ from hanlin.export.shards import (
 )
 from hanlin.files import write_json, write_text
 from hanlin.model.identity import tensor_hash, weights_identity, write_record
+from hanlin.model.load import generation_values
 from hanlin.model.weights import WeightIndex, open_weights
 
 TOKENIZER_FILES = (
@@ -251,8 +252,8 @@ def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | No
     if params is None:
         _write_settings(folder / "config.json", dict(plan.config))
         for source in (plan.config_folder, plan.base_folder):
-            if (source / "generation_config.json").is_file():
-                settings = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
+            settings = generation_values(source)
+            if settings is not None:
                 _write_settings(folder / "generation_config.json", settings)
                 break
     else:

@@ -84,12 +84,20 @@ class MergedWeights(WeightIndex):
         """
         dtype = self.tensors[name].dtype
         if name in self.full:
-            return self.adapter.index.load(self.full[name]).to(dtype)
+            return self.full_tensor(name).to(dtype)
         if name in self.pairs:
             exact = torch.float64 if weight.dtype == torch.float64 else torch.float32
             update = self.update(name, exact)
             return (weight.to(exact) + update).to(dtype)
         return weight.to(dtype) if weight.is_floating_point() else weight
+
+    def full_tensor(self, name: str) -> Tensor:
+        """A tensor that the adapter trained in full, as the finished model holds it."""
+        return self.finish(name, self.adapter.index.load(self.full[name]))
+
+    def finish(self, name: str, tensor: Tensor) -> Tensor:
+        """As the base below has it."""
+        return self.below.finish(name, tensor)
 
     def update(self, name: str, dtype: torch.dtype) -> Tensor:
         """The low-rank update of a tensor in ``self.pairs``, in the shape of the tensor and in ``dtype``."""

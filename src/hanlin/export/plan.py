@@ -15,9 +15,10 @@ from hanlin.errors import UserError
 from hanlin.export.merged import MergedWeights, embedding_name, head_name
 from hanlin.model.adapter_files import AdapterFiles, read_adapter
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import load_config, resolve_checkpoint
+from hanlin.model.load import config_values, load_config, open_base, resolve_checkpoint
+from hanlin.model.native.adapters import native_adapter
 from hanlin.model.published import check_published
-from hanlin.model.weights import WeightIndex, open_weights
+from hanlin.model.weights import WeightIndex
 from hanlin.vocab.tokenizer import TextTokenizer
 
 PADDED_TO = (8, 16, 32, 64, 128, 256, 512)
@@ -71,12 +72,15 @@ def plan_merge(
     files = tuple(read_adapter(path) for path in adapters)
     notices = [notice for adapter in files for notice in adapter.notices]
     base_folder, base_name = _base_folder(base, files[0], notices)
-    index = open_weights(base_folder, "--model")
+    read_config(base_folder)  # a quantised base has a sentence of its own
+    index = open_base(base_folder, "--model")
     notices += index.notices
-    base_config = read_config(base_folder)
-    load_config(base_folder)  # an architecture that could not be loaded for the proof is refused before the work
+    base_config = config_values(base_folder)
+    loadable = load_config(base_folder)  # an architecture that could not be loaded is refused before the work
+    files = tuple(native_adapter(adapter, loadable) for adapter in files)
+    notices += [notice for adapter in files if adapter.stored for notice in adapter.notices]
     base_rows = _check_order(index, files)
-    steps = _steps(index, files, tied=_is_tied(base_config, index), dtype=dtype)
+    steps = _steps(index.finished(), files, tied=_is_tied(base_config, index), dtype=dtype)
     _check_embedding_and_head(steps[-1], base_folder)
     _check_something_changes(steps)
     identity = weights_identity(index)

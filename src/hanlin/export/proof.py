@@ -116,7 +116,7 @@ def _error_of(name: str, tensor: Tensor, steps: Sequence[MergedWeights]) -> floa
     updates: list[tuple[Tensor, Tensor, float]] = []
     for step in owners:
         if name in step.full:
-            expected = step.adapter.index.load(step.full[name]).to(step.tensors[name].dtype)
+            expected = step.full_tensor(name).to(step.tensors[name].dtype)
             updates = []
         elif name in step.pairs:
             updates.append(_factors(step, name))

@@ -241,6 +241,7 @@ def open_engine(
         sources.directory,
         dtype=torch_dtype,
         attn_implementation=attn_implementation,
+        purpose="answers",
     )
     if sources.adapter is not None:
         network = attach_adapter(network, sources.adapter, trainable=False)

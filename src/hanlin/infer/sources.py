@@ -9,8 +9,7 @@ from typing import Any
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import CONFIG_FILE, AdapterFiles, find_adapter, read_adapter
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import load_config, resolve_checkpoint
-from hanlin.model.weights import open_weights
+from hanlin.model.load import load_config, open_base, resolve_checkpoint
 from hanlin.names import is_hub_id
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -155,7 +154,7 @@ def _check_base(adapter: AdapterFiles, base: Path, *, named: bool) -> None:
             mend="leave --adapter out, or name the base that the adapter was trained on",
         )
     wanted = adapter.record.base_identity if adapter.record else None
-    if named and wanted is not None and weights_identity(open_weights(base, "--model")) != wanted:
+    if named and wanted is not None and weights_identity(open_base(base, "--model")) != wanted:
         raise UserError(
             "--model",
             f"{base} is not the base of {adapter.name}",

@@ -25,6 +25,8 @@ from hanlin.errors import UserError, did_you_mean
 from hanlin.files import share, sync, write_failure
 from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES, AdapterFiles, read_adapter
 from hanlin.model.identity import Record, write_record
+from hanlin.model.native.adapters import native_adapter, native_targets
+from hanlin.model.native.head import divide_in_forward, has_normalised_head
 from hanlin.model.weights import open_weight_file
 
 ADAPTER = "default"
@@ -51,16 +53,21 @@ def new_adapter(
 ) -> PeftModel:
     """``model`` with a fresh LoRA adapter (scaling alpha / rank) and whole copies of ``modules_to_save`` to train.
 
-    ``target_modules`` may be ("all-linear",): every linear module but the head. What trains is float32 whatever the
+    ``target_modules`` may be ("all-linear",): every linear module but the head; names of 2023 (``c_attn``) mean their
+    native counterparts. What trains is float32 whatever the
     dtype of the base (gradients of float16 parameters cannot be unscaled). Tied embeddings stay tied. Raises UserError
     for a name that the model does not have.
     """
+    modules = [name for name, _ in model.named_modules()]
+    target_modules = native_targets(model.config, target_modules, modules)
+    modules_to_save = native_targets(model.config, modules_to_save, modules)
     targets: list[str] | str = list(target_modules)
     if ALL_LINEAR in target_modules:
         targets = ALL_LINEAR
     else:
         _check_targets(model, target_modules)
     _check_names(model, modules_to_save)
+    _normalise_trained_head(model, modules_to_save)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # a float in all published configs; PEFT only divides by it
@@ -75,13 +82,15 @@ def new_adapter(
 
 
 def attach_adapter(model: PreTrainedModel, files: AdapterFiles, *, trainable: bool) -> PeftModel:
-    """``model`` with the adapter of ``files``, every tensor of it in place.
+    """``model`` with the adapter of ``files``, every tensor of it in place; old module names are made native first.
 
     Where the adapter holds the whole embedding and head with more rows than the model, the model is resized first: all
     its rows are replaced, so what new rows start from does not matter. ``trainable`` parameters are float32, others
     have the model's dtype. Raises UserError when a tensor finds no place, a place finds no tensor or shapes differ.
     """
+    files = native_adapter(files, model.config)
     _grow(model, files)
+    _normalise_trained_head(model, files.modules_to_save)
     modules_to_save = [name for name in files.modules_to_save if _has_module(model, name)]
     config = LoraConfig(
         r=files.r,
@@ -270,6 +279,15 @@ def _grow(model: PreTrainedModel, files: AdapterFiles) -> None:
             mend="use the base that the adapter was trained on",
         )
     model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _normalise_trained_head(model: PreTrainedModel, modules_to_save: Sequence[str]) -> None:
+    """A head that is trained whole divides its rows in the forward pass, in the families whose head is normalised."""
+    head = model.get_output_embeddings()
+    if has_normalised_head(model.config):
+        names = [name for name, module in model.named_modules() if module is head]
+        if any(_ends_with(name, modules_to_save) for name in names):
+            divide_in_forward(head)
 
 
 def _tying(model: PreTrainedModel, modules_to_save: Sequence[str]) -> bool:

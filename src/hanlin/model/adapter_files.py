@@ -59,6 +59,8 @@ class AdapterFiles:
     record: Record | None
     index: WeightIndex
     notices: tuple[str, ...] = ()
+    stored: WeightIndex | None = None
+    """The tensors under the names in the file, where ``index`` gives them other ones (``native.adapters``)."""
 
     def lora_pairs(self) -> dict[str, tuple[str, str]]:
         """Module (``model.layers.0.self_attn.q_proj``) to the names of A ``[r, in]`` and B ``[out, r]`` in the file."""
@@ -103,7 +105,7 @@ class AdapterFiles:
 
     def identity(self) -> str:
         """``weights_identity`` of the file: what a record's ``chain`` holds."""
-        return weights_identity(self.index)
+        return weights_identity(self.stored or self.index)
 
     @property
     def name(self) -> str:

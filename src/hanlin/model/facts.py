@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import AdapterFiles
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import load_config, resolve_checkpoint
-from hanlin.model.weights import WeightIndex, open_weights
+from hanlin.model.load import empty_model, load_config, open_base, resolve_checkpoint
+from hanlin.model.weights import WeightIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +89,7 @@ class BaseFacts:
         config = copy.deepcopy(self.config)
         config.get_text_config().pad_token_id = None  # a pad id outside the matrix is reported, not a crash
         try:
-            with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config)
+            return empty_model(config)
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(self.directory / "config.json", f"describes no language model ({reason[:160]})") from error
@@ -132,7 +130,7 @@ def read_base(
         name=str(path_or_id),
         directory=directory,
         config=load_config(directory, place),
-        index=open_weights(directory, place),
+        index=open_base(directory, place),
         record=read_record(directory),
         tokenizer_length=tokenizer_length,
         tokenizer_identity=tokenizer_identity,

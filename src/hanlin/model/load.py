@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -14,7 +14,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.model.hub import download_model
-from hanlin.model.weights import open_weights
+from hanlin.model.native.convert import NativeWeights, NormalisedHeadWeights, generation_config, state_of
+from hanlin.model.native.family import Family
+from hanlin.model.native.head import NormalisedLlamaConfig, NormalisedLlamaForCausalLM, has_normalised_head
+from hanlin.model.native.own_types import OWN_TYPES
+from hanlin.model.native.qwen_long import QwenLongForCausalLM, has_long_rules
+from hanlin.model.native.recognise import native_config, recognise, refuse_code
+from hanlin.model.weights import WeightIndex, open_weights
 from hanlin.names import is_hub_id
 
 _BUFFERS = (".rotary_emb.inv_freq", ".attn.masked_bias", ".attn.bias")
@@ -50,18 +56,22 @@ def resolve_checkpoint(
     return download_model(str(path_or_id), place, revision=revision, cache_dir=cache_dir)
 
 
-def load_config(directory: Path | str, place: str = "--model") -> PretrainedConfig:
-    """The config of a local checkpoint; raises UserError when only code of the checkpoint's own could read it."""
+def load_config(directory: Path | str, place: str = "--model", *, variant: str | None = None) -> PretrainedConfig:
+    """The native config of a local checkpoint, also of one of 2023 that brought its own code.
+
+    ``variant`` names the family where config.json does not tell it (``native.recognise``). Raises UserError when only
+    code of the checkpoint's own could read it.
+    """
     file = Path(directory) / "config.json"
     values = _read_json(file)
-    if values.get("auto_map"):
-        code = next(iter(values["auto_map"].values())) if isinstance(values["auto_map"], dict) else values["auto_map"]
-        raise UserError(
-            place,
-            f"{directory} runs Python code of its own (auto_map names {code}), which is never executed",
-            expected="an architecture that transformers has itself",
-        )
+    family = recognise(Path(directory), values, variant=variant)
+    if family is not None:
+        return _converted_config(Path(directory), values, family)
+    refuse_code(directory, values, place)
     model_type = values.get("model_type")
+    if model_type in OWN_TYPES:
+        config: PretrainedConfig = OWN_TYPES[model_type][0].from_pretrained(directory)
+        return config
     if model_type not in CONFIG_MAPPING:
         raise UserError(
             file,
@@ -70,10 +80,54 @@ def load_config(directory: Path | str, place: str = "--model") -> PretrainedConf
             mend=did_you_mean(str(model_type), CONFIG_MAPPING),
         )
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except (StrictDataclassError, ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(file, f"cannot be used ({_reason(error)})") from error
     return config
+
+
+def config_values(directory: Path | str) -> dict[str, Any]:
+    """``config.json`` of a local checkpoint as the native model has it; the file itself where it is native already."""
+    values = _read_json(Path(directory) / "config.json")
+    family = recognise(Path(directory), values)
+    if family is None:
+        return values
+    found: dict[str, Any] = _converted_config(Path(directory), values, family).to_dict()
+    return found
+
+
+def generation_values(directory: Path | str) -> dict[str, Any] | None:
+    """``generation_config.json`` that belongs beside native weights, None where the checkpoint has none."""
+    directory = Path(directory)
+    values = _read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
+    family = recognise(directory, values)
+    if family is not None:
+        rows = _converted_config(directory, values, family).vocab_size
+        found: dict[str, Any] = generation_config(directory, values, family, rows).to_diff_dict()
+        return found
+    file = directory / "generation_config.json"
+    return _read_json(file) if file.is_file() else None
+
+
+def open_base(directory: Path | str, place: str, *, variant: str | None = None) -> WeightIndex:
+    """Index of a model's weights under the names of the live model, whatever names the files have. Raises UserError."""
+    stored = open_weights(directory, place)
+    values = _read_json(Path(directory) / "config.json")
+    family = recognise(Path(directory), values, variant=variant)
+    if family is None:
+        # Of our own types, those that divide in the forward pass hold rows as they were trained.
+        divided = values.get("normalised_head") and values.get("model_type") != NormalisedLlamaConfig.model_type
+        return NormalisedHeadWeights(stored) if divided and not values.get("divide_rows") else stored
+    return NativeWeights(stored, family, _converted_config(Path(directory), values, family))
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The causal language model of ``config`` without memory for its weights (device "meta")."""
+    with torch.device("meta"):
+        if config.model_type in OWN_TYPES:
+            return OWN_TYPES[config.model_type][1](config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        return model
 
 
 def load_model(
@@ -83,32 +137,68 @@ def load_model(
     attn_implementation: str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
+    variant: str | None = None,
+    purpose: Literal["any", "all weights", "answers"] = "any",
 ) -> PreTrainedModel:
     """A causal language model on the CPU with all weights (``dtype``) from a folder or a hub id.
 
-    Raises UserError when a weight is missing, unknown or of another shape than config.json says: such models load
-    with random weights in silence otherwise.
+    Checkpoints of 2023 that brought their own code become native models; ``variant`` names the family where their
+    config.json does not tell it. ``purpose``: what few families need to know. "all weights" trains all of them, so a
+    normalised head (Baichuan2) normalises in each pass; "answers" applies what a family does past its trained length
+    (Qwen v1). Raises UserError when a weight is missing, unknown or of another shape than config.json says: such models
+    load with random weights in silence otherwise.
     """
     disable_progress_bar()  # transformers draws one for every file, between the lines of ours
     directory = resolve_checkpoint(path_or_id, revision=revision, cache_dir=cache_dir)
-    config = load_config(directory)
-    open_weights(directory, "--model")  # damaged, incomplete and unsafe files are answered here, by header
-    extra = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    config = load_config(directory, variant=variant)
+    index = open_base(directory, "--model", variant=variant)  # damaged and unsafe files are answered here, by header
+    config, kind = _class_for(config, purpose)
+    options: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    source: Path | None = directory
+    if isinstance(index, NativeWeights):
+        options["state_dict"] = state_of(index if purpose == "all weights" else index.finished())
+        source, kind = None, index.family.native if kind is AutoModelForCausalLM else kind
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
+        model, info = kind.from_pretrained(
+            source,
             config=config,
             dtype=dtype,
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, all at once and in one line
-            **extra,
+            **options,
         )
     except (ValueError, ImportError, RuntimeError, OSError, KeyError, AssertionError) as error:
         raise UserError("--model", f"{directory} cannot be loaded ({_reason(error)})") from error
     _check_complete(directory, config, info)
     loaded: PreTrainedModel = model
+    if isinstance(index, NativeWeights):
+        values = _read_json(directory / "config.json")
+        loaded.generation_config = generation_config(directory, values, index.family, config.vocab_size)
+        loaded.name_or_path = loaded.config._name_or_path = str(path_or_id)
     return loaded
+
+
+def _class_for(config: PretrainedConfig, purpose: str) -> tuple[PretrainedConfig, Any]:
+    """The class that a model of ``config`` gets for its purpose, and the config of that class."""
+    if purpose == "answers" and has_long_rules(config):
+        return config, QwenLongForCausalLM
+    kind = OWN_TYPES[config.model_type][1] if config.model_type in OWN_TYPES else AutoModelForCausalLM
+    if purpose != "all weights" or not has_normalised_head(config):
+        return config, kind
+    if config.model_type == "llama":
+        values = config.to_dict()
+        values.pop("model_type")
+        return NormalisedLlamaConfig(**values), NormalisedLlamaForCausalLM
+    config.divide_rows = True
+    return config, kind
+
+
+def _converted_config(directory: Path, values: Mapping[str, Any], family: Family) -> PretrainedConfig:
+    try:
+        return native_config(directory, values, family)
+    except (StrictDataclassError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(directory / "config.json", f"cannot be used ({_reason(error)})") from error
 
 
 def model_from_config(

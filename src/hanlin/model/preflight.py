@@ -11,6 +11,7 @@ import torch
 from hanlin.errors import UserError, did_you_mean
 from hanlin.model.adapter_files import OUTPUT_HEADS, AdapterFiles
 from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
+from hanlin.model.native.adapters import native_targets
 from hanlin.model.published import check_published
 
 __all__ = ["BaseFacts", "Facts", "TokenizerFacts", "check_modes", "read_base"]
@@ -36,7 +37,7 @@ def check_modes(facts: Facts) -> list[str]:
         _check_own_base(facts, facts.base, facts.adapter)
         _check_adapter_rows(facts, facts.base, facts.adapter)
     elif facts.tuner == "lora":
-        _check_names(facts, facts.base)
+        notices += _check_names(facts, facts.base)
     notices += _check_tokenizer(facts, facts.base)
     _check_growth(facts, facts.base)
     return notices + _special_ids(facts, facts.base)
@@ -211,10 +212,16 @@ def _check_adapter_rows(facts: Facts, base: BaseFacts, adapter: AdapterFiles) ->
         )
 
 
-def _check_names(facts: Facts, base: BaseFacts) -> None:
+def _check_names(facts: Facts, base: BaseFacts) -> list[str]:
+    """Every name is a module of the base; returns a notice for each that is a name of 2023."""
     last = sorted({module.rsplit(".", 1)[-1] for module in base.modules})
+    notices = []
     for flag, names in (("--lora_target_modules", facts.target_modules), ("--modules_to_save", facts.modules_to_save)):
         for wanted in names:
+            meant = native_targets(base.config, (wanted,), base.modules)
+            if meant != (wanted,):
+                notices.append(f"{flag} {wanted} means {','.join(meant)} in the native model")
+                continue
             known = _trained(wanted, facts.modules_to_save) if base.tied and wanted in OUTPUT_HEADS else False
             if wanted != "all-linear" and not known and not any(_trained(m, (wanted,)) for m in base.modules):
                 raise UserError(
@@ -223,6 +230,7 @@ def _check_names(facts: Facts, base: BaseFacts) -> None:
                     expected=f"some of {', '.join(last)}",
                     mend=did_you_mean(wanted, last),
                 )
+    return notices
 
 
 def _check_tokenizer(facts: Facts, base: BaseFacts) -> list[str]:
@@ -260,7 +268,7 @@ def _check_growth(facts: Facts, base: BaseFacts) -> None:
     if facts.adapter is not None:
         saved = tuple(name.removesuffix(".weight") for name in facts.adapter.full_tensors())
     else:
-        saved = facts.modules_to_save
+        saved = native_targets(base.config, facts.modules_to_save, base.modules)
     needed = [module for module in (base.embedding, base.head) if module]
     untrained = [module for module in needed if not _trained(module, saved)]
     if base.tied and any(name.rsplit(".", 1)[-1] in OUTPUT_HEADS for name in saved):

@@ -81,6 +81,14 @@ class WeightIndex:
                 return torch.stack([part[row] for row in rows])
         return self._unpickled(file)[name][list(rows)]
 
+    def finish(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor``, trained in the place of ``name``, as the finished model holds it; here: as it is."""
+        return tensor
+
+    def finished(self) -> WeightIndex:
+        """The tensors as a plain model holds them; here: these."""
+        return self
+
     def _unpickled(self, file: Path) -> dict[str, torch.Tensor]:
         # Memory-mapped, so keeping the last file open holds addresses and not bytes.
         if self._pickled is None or self._pickled[0] != file:

@@ -48,7 +48,7 @@ def build_model(
 ) -> Built:
     """Load or make the base, grow its embeddings to the tokenizer, put the adapter on, and choose what trains."""
     dtype = torch.float32 if adapter.tuner == "full" else precision.load_dtype
-    base = _base(start, model_config, dtype)
+    base = _base(start, model_config, dtype, whole=adapter.tuner == "full")
     base.config.use_cache = False
     _grow(base, start, model_config, console)
     model: nn.Module = base
@@ -63,9 +63,14 @@ def build_model(
     return Built(model, what)
 
 
-def _base(start: Start, config: ModelConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _base(start: Start, config: ModelConfig, dtype: torch.dtype, *, whole: bool) -> PreTrainedModel:
     if start.base is not None:
-        return load_model(start.base.directory, dtype=dtype, attn_implementation=config.attn_implementation)
+        return load_model(
+            start.base.directory,
+            dtype=dtype,
+            attn_implementation=config.attn_implementation,
+            purpose="all weights" if whole else "any",
+        )
     assert config.model_config is not None, "the configuration asks for a model or a model_config"
     source: str | dict[str, str] = config.model_config
     multiple = config.pad_to_multiple_of or start.tokenizer.pad_to_multiple_of

@@ -19,6 +19,7 @@ from hanlin.files import share, sync, write_failure
 from hanlin.model.adapter import save_adapter
 from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES
 from hanlin.model.identity import Record, write_record
+from hanlin.model.native.head import divide_for_good
 from hanlin.train.checkpoint import link_or_copy
 from hanlin.train.start import Start
 
@@ -121,6 +122,8 @@ class Saver:
 
     def _save_whole(self, output_dir: Path) -> None:
         """A whole model lies in the output folder itself; its files are written aside and moved in one by one."""
+        assert isinstance(self.model, PreTrainedModel)
+        divide_for_good(self.model)  # checkpoints hold the head as it is trained, the result is a plain model
         aside = output_dir / ".saving-model"
         shutil.rmtree(aside, ignore_errors=True)
         try:

@@ -16,6 +16,7 @@ from hanlin.model.adapter_files import AdapterFiles, read_adapter
 from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
 from hanlin.model.identity import Record
 from hanlin.model.load import resolve_checkpoint
+from hanlin.model.native.adapters import native_adapter
 from hanlin.model.preflight import check_modes
 from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer
 from hanlin.template.published import PUBLISHED, published_template
@@ -81,6 +82,8 @@ def open_start(
     date = date or datetime.date.today().isoformat()
     adapter = read_adapter(config.adapter.adapter) if config.adapter.adapter else None
     base, base_tokenizer = _base(config)
+    if adapter is not None and base is not None:
+        adapter = native_adapter(adapter, base.config)
     tokenizer = _tokenizer(config, adapter, base_tokenizer)
     for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter)):
         console.print(notice, highlight=False, markup=False)
