@@ -50,9 +50,12 @@ def formula(shape: list[int], stream: int, mean: float, amplitude: float) -> Ten
     return torch.from_numpy((mean + amplitude * u).astype(np.float32).reshape(shape))
 
 
-def tensors_of(name: str) -> dict[str, Tensor]:
-    """The weights of a case under their names of 2023."""
-    return {key: formula(shape, *rest) for key, shape, *rest in cases()[name]["weights"]}
+def tensors_of(name: str, rows: int = 40) -> dict[str, Tensor]:
+    """The weights of a case under their names of 2023; ``rows`` is the size of the vocabulary."""
+    return {
+        key: formula([rows, *shape[1:]] if shape[0] == 40 else shape, *rest)
+        for key, shape, *rest in cases()[name]["weights"]
+    }
 
 
 def write_tensors(directory: Path, tensors: Mapping[str, Tensor], *, format: str = "safetensors", shards: int = 1) -> None:
@@ -83,6 +86,7 @@ def write_case(
     change: Change | None = None,
     dtype: torch.dtype = torch.float32,
     code: bool = True,
+    rows: int = 40,
     **config: Any,
 ) -> Path:
     """The checkpoint of a case in ``directory``; ``config`` adds or overrides fields, None removes one."""
@@ -92,8 +96,10 @@ def write_case(
         values["auto_map"] = {"AutoModelForCausalLM": "modeling_old.OldForCausalLM"}
         (directory / "modeling_old.py").write_text("raise SystemExit('the code of the checkpoint was run')\n")
     values = {key: value for key, value in values.items() if value is not None}
+    if rows != 40:
+        values["padded_vocab_size" if "padded_vocab_size" in values else "vocab_size"] = rows
     (directory / "config.json").write_text(json.dumps(values))
-    tensors = {key: tensor.to(dtype) for key, tensor in tensors_of(name).items()}
+    tensors = {key: tensor.to(dtype) for key, tensor in tensors_of(name, rows).items()}
     write_tensors(directory, change(tensors) if change else tensors, format=format, shards=shards)
     return directory
 
