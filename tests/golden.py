@@ -1,4 +1,4 @@
-"""Checkpoints of 2023 in their own layout, and what the code of 2023 computed on them: ``reference/native-golden.json``.
+"""Checkpoints of 2023 in their own layout, and what their own code computed: ``reference/native-golden.json``.
 
 Weights come from a formula of their place, so the file holds results and no weights.
 """
@@ -58,7 +58,9 @@ def tensors_of(name: str, rows: int = 40) -> dict[str, Tensor]:
     }
 
 
-def write_tensors(directory: Path, tensors: Mapping[str, Tensor], *, format: str = "safetensors", shards: int = 1) -> None:
+def write_tensors(
+    directory: Path, tensors: Mapping[str, Tensor], *, format: str = "safetensors", shards: int = 1
+) -> None:
     """Weights as files of 2023: one or several, with an index."""
     stem, suffix = ("model", "safetensors") if format == "safetensors" else ("pytorch_model", "bin")
     names = sorted(tensors)
@@ -111,7 +113,9 @@ def expected_logits(run: Mapping[str, Any]) -> Tensor:
 def run_logits(model: Any, run: Mapping[str, Any]) -> Tensor:
     """Logits [B, logits_last, V] of a run."""
     model.train(run["training"])
-    inputs = {name: torch.tensor(run[name]) for name in ("input_ids", "attention_mask", "position_ids") if run.get(name)}
+    inputs = {
+        name: torch.tensor(run[name]) for name in ("input_ids", "attention_mask", "position_ids") if run.get(name)
+    }
     return model(**inputs, use_cache=False).logits[:, -run["logits_last"] :]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from golden import VARIANTS, cases, loss_of, tensors_of, worst, write_case
+from golden import VARIANTS, cases, loss_of, worst, write_case
 from hanlin.model.load import load_model
 from hanlin.model.native.family import native_modules
 from hanlin.model.native.recognise import FAMILIES
@@ -37,7 +37,7 @@ def test_logits_loss_and_gradients(tmp_path: Path, name: str, index: int, back_e
     if "loss" not in run:
         return
     loss = loss_of(model, run)
-    assert float(loss) == pytest.approx(run["loss"], rel=2e-6)
+    assert loss.item() == pytest.approx(run["loss"], rel=2e-6)
     loss.backward()
     family, parameters = FAMILIES[VARIANTS[name]], dict(model.named_parameters())
     for source, norm in run["grad_norms"].items():
@@ -138,7 +138,9 @@ def test_power_of_two_slopes_are_wrong_for_six_heads(tmp_path: Path, monkeypatch
     from hanlin.model.native import baichuan13b
 
     model = load_model(write_case(tmp_path / "m", "baichuan-13b"), dtype=torch.float32)
-    monkeypatch.setattr(baichuan13b, "alibi_slopes", lambda heads: [2.0 ** (-8 * k / heads) for k in range(1, heads + 1)])
+    monkeypatch.setattr(
+        baichuan13b, "alibi_slopes", lambda heads: [2.0 ** (-8 * k / heads) for k in range(1, heads + 1)]
+    )
     assert worst(model, first_short("baichuan-13b")) > 0.1
 
 
@@ -182,13 +184,19 @@ def test_alpha_is_that_of_the_prompt_and_of_the_row(tmp_path: Path) -> None:
     short, filler = ids[:, :12], torch.zeros(1, 8, dtype=torch.int64)
     batch = torch.cat([torch.cat([filler, short], dim=1), ids])
     mask = torch.cat([torch.cat([filler, torch.ones(1, 12)], dim=1), torch.ones(1, 20)]).long()
-    alone = [model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=10, **options) for row in (short, ids)]
+    alone = [
+        model.generate(row, attention_mask=torch.ones_like(row), max_new_tokens=10, **options) for row in (short, ids)
+    ]
     together = model.generate(batch, attention_mask=mask, max_new_tokens=10, **options)
     assert torch.equal(together[0, 8:], alone[0][0]) and torch.equal(together[1], alone[1][0])
     # Step by step by hand: the cache of a prompt of 12 with alpha 1 is never turned by another base.
     with torch.no_grad():
         cache = model(input_ids=ids[:, :12], use_cache=True).past_key_values
-        logits = [model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(12, 20)]
-        no_ntk = load_model(write_case(tmp_path / "n", "qwen-v1", use_dynamic_ntk=False), dtype=torch.float32, purpose="answers")
+        logits = [
+            model(input_ids=ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits for i in range(12, 20)
+        ]
+        no_ntk = load_model(
+            write_case(tmp_path / "n", "qwen-v1", use_dynamic_ntk=False), dtype=torch.float32, purpose="answers"
+        )
         expected = no_ntk.eval()(input_ids=ids).logits[:, 12:]
     assert torch.allclose(torch.cat(logits, dim=1), expected, atol=1e-5)

@@ -110,7 +110,9 @@ def old_adapter_of_64(directory: Path, name: str, targets: tuple[str, ...], full
     old_adapter(directory, name, targets, full)
     stored = torch.load(directory / "adapter_model.bin", weights_only=True)
     stored = {
-        key: torch.randn(64, tensor.shape[1], generator=torch.Generator().manual_seed(1)) if tensor.shape[0] == 40 else tensor
+        key: torch.randn(64, tensor.shape[1], generator=torch.Generator().manual_seed(1))
+        if tensor.shape[0] == 40
+        else tensor
         for key, tensor in stored.items()
     }
     torch.save(stored, directory / "adapter_model.bin")
@@ -149,7 +151,9 @@ def test_what_stays_and_what_is_renamed(tmp_path: Path) -> None:
     assert torch.equal(found.index.load(b), stored[f"{old}.lora_B.weight"][32:48])  # 4 heads of 8, then 2 groups of 8
     assert found.scaling("model.layers.1.self_attn.k_proj") == files.scaling("x") == ALPHA / RANK
     # Who it is does not change with its names.
-    assert found.identity() == files.identity() == weights_identity(open_weight_file(tmp_path / "a" / "adapter_model.bin"))
+    assert (
+        found.identity() == files.identity() == weights_identity(open_weight_file(tmp_path / "a" / "adapter_model.bin"))
+    )
     assert native_adapter(found, config) is found
     assert native_adapter(files, load_config(write_case(tmp_path / "other", "xverse"))) is files
 
@@ -163,7 +167,7 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lora_B\.weight has shape \[95, 3\]; expected 32 \+ 32 \+ 32 rows"):
         attach_adapter(base, read_adapter(tmp_path / "a"), trainable=False)
     old_adapter(tmp_path / "b", "qwen-v1", ("c_attn",), target_modules=".*c_attn")
-    with pytest.raises(UserError, match="has settings .* that have no native form"):
+    with pytest.raises(UserError, match=r"has settings .* that have no native form"):
         attach_adapter(base, read_adapter(tmp_path / "b"), trainable=False)
 
 
@@ -189,7 +193,12 @@ def test_old_names_of_targets(tmp_path: Path, name: str, old: str, native: str) 
     if old == "nonsense":
         return
     model = new_adapter(
-        load_model(directory, dtype=torch.float32), rank=2, alpha=4, dropout=0, target_modules=old.split(","), modules_to_save=()
+        load_model(directory, dtype=torch.float32),
+        rank=2,
+        alpha=4,
+        dropout=0,
+        target_modules=old.split(","),
+        modules_to_save=(),
     )
     trained = {key.split(".lora_A")[0] for key, p in model.named_parameters() if "lora_A" in key and p.requires_grad}
     assert trained == {
@@ -220,7 +229,7 @@ def test_a_normalised_head_trained_with_an_adapter(tmp_path: Path, name: str) ->
     assert torch.allclose(out, torch.tensor(run["logits"]), atol=1e-5)
     torch.nn.functional.cross_entropy(out[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     head = dict(model.named_parameters())["base_model.model.lm_head.modules_to_save.default.weight"]
-    # Stored rows are divided once, so the gradient is the golden one times the length of each row, at right angles to it.
+    # Stored rows are divided already: the gradient is the golden one times each row's length, at right angles to it.
     assert float((head.grad * head).sum(dim=1).abs().max()) < 1e-6
     lengths = tensors_of(name)["lm_head.weight"].norm(dim=1, keepdim=True)
     assert float((head.grad / lengths).norm()) == pytest.approx(run["grad_norms"]["lm_head.weight"], rel=2e-5)

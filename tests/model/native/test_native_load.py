@@ -142,7 +142,10 @@ def test_a_checkpoint_of_mixed_parts_is_refused(tmp_path: Path) -> None:
     for change, message in (
         (without("h.1.attn.c_attn.bias"), r"lacks 3 weights of a qwen2 model, such as model\.layers\.1\.self_attn\.k_"),
         (lambda t: {**t, "transformer.h.0.attn.extra.weight": torch.ones(2, 2)}, r"unknown 1 weights .*attn\.extra"),
-        (lambda t: {**t, "transformer.h.0.attn.c_attn.bias": torch.ones(95)}, r"c_attn\.bias has shape \[95\].*32 \+ 3"),
+        (
+            lambda t: {**t, "transformer.h.0.attn.c_attn.bias": torch.ones(95)},
+            r"c_attn\.bias has shape \[95\].*32 \+ 3",
+        ),
         (lambda t: {**t, "lm_head.weight": torch.ones(41, 32)}, r"lm_head\.weight has shape \[41, 32\]"),
     ):
         directory = write_case(tmp_path / "m", "qwen-v1", change=change)
@@ -153,7 +156,10 @@ def test_a_checkpoint_of_mixed_parts_is_refused(tmp_path: Path) -> None:
 def test_constants_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
     extra = {
         "qwen-v1": ["transformer.rotary_emb.inv_freq", "transformer.h.0.attn.masked_bias"],
-        "baichuan-7b": ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.1.self_attn.rotary_emb.cos_cached"],
+        "baichuan-7b": [
+            "model.layers.0.self_attn.rotary_emb.inv_freq",
+            "model.layers.1.self_attn.rotary_emb.cos_cached",
+        ],
         "chatglm2": ["transformer.rotary_pos_emb.inv_freq"],
         "internlm-7b": ["model.layers.0.self_attn.rotary_emb.inv_freq"],
     }
@@ -209,7 +215,7 @@ def test_recognised_or_refused_by_field(tmp_path: Path, values: dict[str, Any], 
 def test_rotary_tables_tell_baichuan_7b(tmp_path: Path) -> None:
     """Where the config does not: a stored rotary table is found by its name."""
     values = {"max_position_embeddings": None, "model_max_length": 64, "hanlin_family": None, "vocab_size": 64000}
-    with pytest.raises(UserError, match="has no field|lacks|shape"):  # the vocabulary of the tiny file is not 64000
+    with pytest.raises(UserError, match=r"lm_head\.weight|embed_tokens\.weight"):  # not 64000 rows
         write_case(tmp_path / "m", "baichuan-7b", **values)
         load_model(tmp_path / "m", dtype=torch.float32)
     assert load_config(tmp_path / "m").model_type == "hanlin_alibi_llama"
@@ -258,7 +264,11 @@ def test_code_of_no_family_names_what_could_serve(tmp_path: Path) -> None:
         return tmp_path
 
     code = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.XForCausalLM"}
-    for model_type, hint in (("Yi", "model_type 'llama' could serve"), ("phi-msft", "'phi'"), ("new", "qwen, baichuan")):
+    for model_type, hint in (
+        ("Yi", "model_type 'llama' could serve"),
+        ("phi-msft", "'phi'"),
+        ("new", "qwen, baichuan"),
+    ):
         with pytest.raises(UserError, match=rf"modeling_x\.XForCausalLM\), which is never executed.*{hint}"):
             load_config(config(model_type=model_type, auto_map=code))
     with pytest.raises(UserError, match="own phi3 could serve: remove auto_map"):
@@ -308,7 +318,9 @@ def test_the_divided_positions_of_chatglm2_32k(tmp_path: Path) -> None:
 
 
 def test_internlm_with_dynamic_rotary(tmp_path: Path) -> None:
-    directory = write_case(tmp_path / "m", "internlm-7b", rotary={"type": "dynamic", "base": 10000, "scaling_factor": 1.0})
+    directory = write_case(
+        tmp_path / "m", "internlm-7b", rotary={"type": "dynamic", "base": 10000, "scaling_factor": 1.0}
+    )
     model = load_model(directory, dtype=torch.float32)
     assert model.config.rope_parameters["rope_type"] == "dynamic"
     assert worst(model, short("internlm-7b")) <= 1e-5
@@ -388,9 +400,7 @@ def test_columns_carry_far_positions(tmp_path: Path, dtype: torch.dtype) -> None
             return model(input_ids=ids).logits.float()
 
     reference = logits(torch.float32, 10**9)
-    columns, added = (
-        float((logits(dtype, most) - reference).norm() / reference.norm()) for most in (0, 10**9)
-    )
+    columns, added = (float((logits(dtype, most) - reference).norm() / reference.norm()) for most in (0, 10**9))
     # In half precision all else is rounded too: measured 0.0283 and 0.0281 in bfloat16, 0.0036 both in float16.
     assert columns < (1e-5 if dtype == torch.float32 else 1.03 * added)
 

@@ -178,9 +178,7 @@ class AlibiLlamaModel(LlamaModel):
         collected = [hidden] if kwargs.pop("output_hidden_states", None) else None
         kwargs.pop("return_dict", None)
         for layer in self.layers:
-            hidden = layer(
-                hidden, attention_mask=bias, past_key_values=past_key_values, use_cache=use_cache, **kwargs
-            )
+            hidden = layer(hidden, attention_mask=bias, past_key_values=past_key_values, use_cache=use_cache, **kwargs)
             if collected is not None:
                 collected.append(hidden)
         hidden = self.norm(hidden)

@@ -33,9 +33,7 @@ class NativeWeights(WeightIndex):
     identities are taken of and what full training starts from.
     """
 
-    def __init__(
-        self, stored: WeightIndex, family: Family, config: PretrainedConfig, *, divided: bool = False
-    ) -> None:
+    def __init__(self, stored: WeightIndex, family: Family, config: PretrainedConfig, *, divided: bool = False) -> None:
         self.stored = stored
         self.family = family
         self.config = config

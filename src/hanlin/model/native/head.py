@@ -79,7 +79,7 @@ def divide_for_good(model: PreTrainedModel) -> None:
     if not isinstance(head, NormalisedLinear):
         return
     head.weight.copy_(normalise_rows(head.weight))
-    head.__class__ = nn.Linear
+    head.__class__ = nn.Linear  # type: ignore[assignment]
     if isinstance(model, NormalisedLlamaForCausalLM):
         values = model.config.to_dict()
         values.pop("model_type")

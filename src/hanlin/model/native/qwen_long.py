@@ -24,7 +24,8 @@ _ALPHA = "hanlin_ntk_alpha"
 
 def ntk_alpha(num_tokens: int, trained: int) -> int:
     """Factor of the rotary base for a row of ``num_tokens``."""
-    return max(1, 2 ** math.ceil(math.log2(num_tokens / trained) + 1) - 1)
+    alpha: int = 2 ** math.ceil(math.log2(num_tokens / trained) + 1) - 1
+    return max(1, alpha)
 
 
 def has_long_rules(config: Any) -> bool:

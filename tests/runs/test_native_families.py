@@ -1,0 +1,167 @@
+"""Through the verbs: a checkpoint of 2023 is tuned, merged, answers and is loaded again, family by family."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import AutoModelForCausalLM, Qwen2Tokenizer
+
+from golden import VARIANTS, write_case
+from hanlin.cli import main
+from hanlin.config.infer import GenerationSettings
+from hanlin.infer.engine import open_engine
+from hanlin.model.load import load_model
+from hanlin.types import Message
+
+TEXT = "the quick brown fox jumps over a lazy dog while seven small birds sing in old trees near water"
+
+GREEDY = GenerationSettings(temperature=0, repetition_penalty=1.0, max_new_tokens=8)
+
+OLD_TARGETS = {"qwen-v1": "c_attn", "chatglm2": "query_key_value"} | dict.fromkeys(
+    ("baichuan-7b", "baichuan2-7b", "baichuan-13b", "baichuan2-13b"), "W_pack"
+)
+
+
+@pytest.fixture
+def foreign(base: Path, tmp_path: Path) -> Any:
+    """A checkpoint of a family with the tokenizer of the small base, 320 pieces."""
+
+    def make(name: str, **config: Any) -> Path:
+        config = {"max_position_embeddings": 512, "model_max_length": 512, **config}
+        given = {key: value for key, value in config.items() if key in (write_fields(name) | {"seq_length"})}
+        directory = write_case(tmp_path / "foreign", name, rows=320, **given)
+        if name == "qwen-v1":  # transformers gives every folder of model type qwen2 its byte-level class
+            byte_level(directory)
+            return directory
+        for file in ("tokenizer.model", "tokenizer_config.json"):
+            shutil.copyfile(base / file, directory / file)
+        return directory
+
+    return make
+
+
+def byte_level(directory: Path) -> None:
+    """A byte-level BPE tokenizer of 300 pieces and two special ones."""
+    trainer = ByteLevelBPETokenizer()
+    trainer.train_from_iterator([TEXT] * 4, vocab_size=300)
+    model = json.loads(trainer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = Qwen2Tokenizer(
+        vocab=model["vocab"], merges=merges, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.save_pretrained(directory)
+
+
+def write_fields(name: str) -> set[str]:
+    from golden import cases
+
+    return set(cases()[name]["config"])
+
+
+def sft(model: Path, data: Path, out: Path, *more: str) -> int:
+    return main(
+        ["sft", "--model", str(model), "--dataset", str(data), "--template", "alpaca", "--output_dir", str(out),
+         "--max_length", "256", "--max_steps", "2", "--per_device_train_batch_size", "2", "--learning_rate", "1e-3",
+         "--report_to", "none", *more]
+    )  # fmt: skip
+
+
+def answer(*arguments: str) -> tuple[list[int], str]:
+    engine = open_engine(*arguments, template="alpaca")
+    messages = [Message("user", "the quick brown fox")]
+    return engine.prompt_ids(messages), engine.generate(messages, GREEDY).text
+
+
+@pytest.mark.parametrize("name", sorted(VARIANTS))
+def test_tuned_merged_answering_and_reloaded(foreign: Any, instructions: Path, tmp_path: Path, name: str) -> None:
+    model = foreign(name, seq_length=512)
+    target = OLD_TARGETS.get(name, "q_proj")
+    out, merged = tmp_path / "out", tmp_path / "merged"
+    assert sft(model, instructions, out, "--lora_target_modules", target) == 0
+    settings = json.loads((out / "sft_lora_model" / "adapter_config.json").read_text())
+    assert sorted(settings["target_modules"]) == (["q_proj"] if target == "q_proj" else ["k_proj", "q_proj", "v_proj"])
+    # The record of the adapter names the base, and the proof of the merge compares logits.
+    assert (
+        main(["merge", "--model", str(model), "--adapter", str(out / "sft_lora_model"), "--output_dir", str(merged)])
+        == 0
+    )
+    ids, with_adapter = answer(str(out))
+    assert answer(str(merged)) == (ids, with_adapter)
+    first = load_model(merged, dtype=torch.float32).eval()
+    ids = torch.tensor([ids])
+    with torch.no_grad():
+        expected = first(input_ids=ids).logits
+        if "13b" not in name:
+            plain = AutoModelForCausalLM.from_pretrained(merged).eval()
+            assert torch.equal(plain(input_ids=ids).logits, expected)
+    # A merged folder is a base like any other.
+    assert sft(merged, instructions, tmp_path / "again", "--lora_target_modules", target) == 0
+
+
+@pytest.mark.parametrize("name", ["baichuan2-7b", "baichuan2-13b", "qwen-v1"])
+def test_all_weights_are_tuned_and_continued(foreign: Any, instructions: Path, tmp_path: Path, name: str) -> None:
+    """Full tuning through the normalised head: a run that was interrupted ends where an unbroken one does."""
+    model = foreign(name, seq_length=512)
+    steps = ("--tuner", "full", "--save_steps", "1", "--save_strategy", "steps")
+    assert sft(model, instructions, tmp_path / "whole", *steps) == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-2")
+    (tmp_path / "cut" / "model.safetensors").unlink()
+    assert sft(model, instructions, tmp_path / "cut", *steps, "--resume_from_checkpoint", "last") == 0
+    whole, cut = (load_model(tmp_path / folder, dtype=torch.float32) for folder in ("whole", "cut"))
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, cut.state_dict()[key]), key
+    if "13b" not in name:
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+        ids = torch.arange(9)[None] + 5
+        assert torch.equal(plain.eval()(input_ids=ids).logits, whole.eval()(input_ids=ids).logits)
+        assert type(plain.lm_head) is torch.nn.Linear
+    if name.startswith("baichuan2"):
+        assert torch.allclose(whole.lm_head.weight.norm(dim=1), torch.ones(320), atol=1e-6)
+    # The checkpoint in the middle answers too, and is no plain model where its head is not divided yet.
+    assert answer(str(tmp_path / "whole" / "checkpoint-2")) == answer(str(tmp_path / "whole"))
+
+
+def test_pretraining_in_packed_blocks(foreign: Any, corpus: Path, tmp_path: Path) -> None:
+    model = foreign("baichuan-13b")
+    status = main(
+        ["pt", "--model", str(model), "--dataset", str(corpus), "--output_dir", str(tmp_path / "out"), "--max_length",
+         "64", "--max_steps", "2", "--per_device_train_batch_size", "2", "--report_to", "none"]
+    )  # fmt: skip
+    assert status == 0
+    assert (tmp_path / "out" / "pt_lora_model" / "adapter_model.safetensors").is_file()
+
+
+def test_infer_from_the_command_line(foreign: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = foreign("chatglm2", seq_length=512)
+    status = main(["infer", str(model), "--prompt", "the quick", "--template", "alpaca", "--max_new_tokens", "4"])
+    assert status == 0, capsys.readouterr().err
+
+
+def test_an_old_adapter_is_continued(foreign: Any, base: Path, instructions: Path, tmp_path: Path) -> None:
+    """``--adapter`` with the names of 2023: trained on under native names, and merged."""
+    model = foreign("chatglm2", seq_length=512)
+    tensors = {}
+    for layer in range(2):
+        module = f"base_model.model.transformer.encoder.layers.{layer}.self_attention.query_key_value"
+        tensors[f"{module}.lora_A.weight"] = torch.randn(2, 32) * 0.1
+        tensors[f"{module}.lora_B.weight"] = torch.randn(64, 2) * 0.1
+    (tmp_path / "old").mkdir()
+    torch.save(tensors, tmp_path / "old" / "adapter_model.bin")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["query_key_value"], "bias": "none"}
+    (tmp_path / "old" / "adapter_config.json").write_text(
+        json.dumps({**settings, "base_model_name_or_path": str(model)})
+    )
+    assert sft(model, instructions, tmp_path / "out", "--adapter", str(tmp_path / "old")) == 0
+    out = tmp_path / "out" / "sft_lora_model"
+    written = json.loads((out / "adapter_config.json").read_text())
+    assert sorted(written["target_modules"]) == ["k_proj", "q_proj", "v_proj"] and written["r"] == 2
+    assert main(["merge", str(out), "--output_dir", str(tmp_path / "merged")]) == 0
+    assert answer(str(out)) == answer(str(tmp_path / "merged"))
+    assert answer(str(model), str(tmp_path / "old"))[1] != ""
