@@ -81,7 +81,7 @@ def visible(
     num_keys = past + num_queries
     query, key = torch.arange(past, num_keys, device=device)[:, None], torch.arange(num_keys, device=device)[None]
     own = segments[:, past:, None]
-    seen = (segments[:, None, :] == own) & (segments[:, None, :] != 0) & (key <= query)
+    seen = (segments[:, None, :] == own) & (key <= query)
     return (seen | (key == query))[:, None]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-_ROWS = 4096
+_ROWS = 512
 """Rows divided at once at loading: a float32 copy of a whole matrix of 125,696 rows would take 2 GB."""
 
 
