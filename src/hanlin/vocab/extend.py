@@ -144,7 +144,7 @@ def _finish(old: TextTokenizer, proto: Any, added: list[str], pad_token: str | N
         pad_token=pad_token or old.pad_token,
         special_tokens=[old.pieces()[index] for index in sorted(old.special_ids)],
         like=old.hf,
-    )
+    ).with_prefix_of(old)
     return Extension(tokenizer, tuple(added), **facts)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from hanlin.errors import UserError
+from hanlin.vocab.metaspace import repaired_copy
 
 
 def hub_file(name: str, file: str, revision: str | None, cache_dir: str | None) -> Path | None:
@@ -40,11 +42,14 @@ def names_empty_tokens(folder: Path) -> bool:
 
 
 def hub_folder(name: str, place: str, revision: str | None, cache_dir: str | None) -> Path:
-    """The local folder of a hub repository's tokenizer files; UserError at once when the hub does not give it."""
+    """The local folder of a hub repository's tokenizer files; UserError at once when the hub does not give it.
+
+    ``tokenization_*.py`` is read as text (:mod:`hanlin.vocab.native.recognise`), never run.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja"]
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "tokenization_*.py"]
     try:
         return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -57,10 +62,15 @@ def hub_folder(name: str, place: str, revision: str | None, cache_dir: str | Non
         ) from error
 
 
-def from_pretrained(path: str, place: str, **where: str | None) -> PreTrainedTokenizerBase:
-    """transformers' tokenizer of a folder or hub id; code that comes with it is never run. Raises UserError."""
+def from_pretrained(
+    path: str, place: str, *, kind: Any = AutoTokenizer, **where: str | None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, as ``kind`` of transformers loads it; code that comes with it is never run.
+
+    Raises UserError at ``place``.
+    """
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **where)
+        return kind.from_pretrained(path, trust_remote_code=False, **where)
     except Exception as error:  # every library below has its own classes; the user needs one line
         lines = str(error).strip().splitlines()
         raise UserError(
@@ -68,3 +78,16 @@ def from_pretrained(path: str, place: str, **where: str | None) -> PreTrainedTok
             f"no tokenizer can be loaded from {path} ({lines[0] if lines else type(error).__name__})",
             expected="an existing folder or tokenizer.model file, or a hub id that can be reached",
         ) from error
+
+
+def from_folder(folder: Path, place: str, *, kind: Any = AutoTokenizer) -> tuple[PreTrainedTokenizerBase, bool]:
+    """The tokenizer in ``folder``, and whether its ``tokenizer.json`` had to be repaired (on a copy) to be read."""
+    try:
+        return from_pretrained(str(folder), place, kind=kind), False
+    except UserError:
+        with repaired_copy(folder) as copy:
+            if copy is None:
+                raise
+            hf = from_pretrained(str(copy), place, kind=kind)
+        hf.name_or_path = str(folder)
+        return hf, True

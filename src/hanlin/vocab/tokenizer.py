@@ -19,18 +19,19 @@ from typing import Any
 
 import sentencepiece
 from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.files import sync, write_failure, write_json
 from hanlin.names import is_hub_id
 from hanlin.vocab import backend as hf_backend
 from hanlin.vocab import spm
-from hanlin.vocab.pretrained import from_pretrained, hub_file, hub_folder, names_empty_tokens
+from hanlin.vocab.native import QWEN_FILE, Description, load_native, wants_own_code
+from hanlin.vocab.pretrained import from_folder, from_pretrained, hub_file, hub_folder, names_empty_tokens
 
 MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "hanlin_tokenizer.json"
-"""Beside the tokenizer's files: what only hanlin needs to know (``pad_to_multiple_of``)."""
+"""Beside the tokenizer's files: what only hanlin needs to know (``pad_to_multiple_of``, ``prefix``)."""
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _NO_BYTES_OF_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 """Bytes that no UTF-8 text has (RFC 3629), so that they need no protection."""
@@ -39,8 +40,18 @@ _NO_BYTES_OF_UTF8 = frozenset((0xC0, 0xC1, *range(0xF5, 0x100)))
 class TextTokenizer:
     """Ids of ordinary text and back. Special tokens are reached by name only: no text turns into one."""
 
-    def __init__(self, hf: PreTrainedTokenizerBase, *, model: bytes | None = None, source: Path | None = None) -> None:
-        """``hf``: transformers' tokenizer of the same vocabulary; ``model``: the bytes of its SentencePiece file."""
+    def __init__(
+        self,
+        hf: PreTrainedTokenizerBase,
+        *,
+        model: bytes | None = None,
+        source: Path | None = None,
+        prefix: Sequence[str] | None = None,
+    ) -> None:
+        """``hf``: transformers' tokenizer of the same vocabulary; ``model``: the bytes of its SentencePiece file.
+
+        ``prefix``: tokens before every text; None takes those that ``hf`` puts there.
+        """
         self.hf = hf
         self.source = source
         self.known = spm.PUBLISHED.get(spm.sha256(model)) if model is not None else None
@@ -65,14 +76,18 @@ class TextTokenizer:
             if model is not None
             else hf_backend.vocabulary_hash(_backend_of(hf), self._pieces)
         )
+        self._prefix_ids = self._find_prefix() if prefix is None else tuple(self._ids[token] for token in prefix)
+        self._tiktoken_file: bytes | None = None
+        self._is_converted = False
 
     def _make_encoder(self) -> None:
         """What turns text into ids, made so that none of the special ids can come out of it."""
         model = self.sentencepiece_model
         if model is not None and self._only_special_tokens_added(model):
-            prefix = getattr(self.hf, "add_prefix_space", None)
+            # As configured: the attribute of the same name is false where nothing was said.
+            space = self.hf.init_kwargs.get("add_prefix_space")
             self._processor = spm.processor(
-                model, special_ids=self._special_ids, dummy_prefix=False if prefix is False else None
+                model, special_ids=self._special_ids, dummy_prefix=False if space is False else None
             )
         else:
             special = {self._pieces[index] for index in self._special_ids}
@@ -114,7 +129,7 @@ class TextTokenizer:
             return cls._load_folder(local, place)._with_record(local)
         if local.is_file():
             described = (local.parent / "tokenizer_config.json").is_file()
-            if local.suffix == ".json" or (local.name == MODEL_FILE and described):
+            if local.suffix == ".json" or local.name == QWEN_FILE or (local.name == MODEL_FILE and described):
                 return cls._load_folder(local.parent, place)._with_record(local.parent)
             return cls.from_sentencepiece(spm.read_model(local, place=place), source=local.parent)
         if not is_hub_id(path):
@@ -171,6 +186,11 @@ class TextTokenizer:
 
     @classmethod
     def _load_folder(cls, folder: Path, place: str) -> TextTokenizer:
+        native = load_native(folder, place)
+        if native is not None:
+            tokenizer = cls(native.hf, model=native.model, prefix=native.prefix, source=folder)
+            tokenizer._is_converted = True
+            return tokenizer
         model_file = folder / MODEL_FILE
         described = any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
         if not described and not model_file.is_file():
@@ -187,29 +207,57 @@ class TextTokenizer:
             return cls.from_sentencepiece(spm.read_model(model_file, place=place), source=folder)
         if model is not None and names_empty_tokens(folder):
             return cls.from_sentencepiece(model, source=folder)
-        return cls(from_pretrained(str(folder), place), model=model, source=folder)
+        # What was built from qwen.tiktoken: beside a Qwen2 model transformers would take its Qwen2Tokenizer, which
+        # builds another one from the vocabulary and the merges.
+        kind = PreTrainedTokenizerFast if (folder / QWEN_FILE).is_file() else AutoTokenizer
+        hf, is_repaired = from_folder(folder, place, kind=kind)
+        tokenizer = cls(hf, model=model, source=folder)
+        tokenizer._is_converted = is_repaired
+        return tokenizer
 
     @classmethod
     def _load_hub(cls, name: str, place: str, revision: str | None, cache_dir: str | None) -> TextTokenizer:
         # Fetched first, so that a name that is nowhere is answered at once and not after many tries for each file.
-        hub_folder(name, place, revision, cache_dir)
+        folder = hub_folder(name, place, revision, cache_dir)
+        if wants_own_code(folder):
+            return cls._load_folder(folder, place)._with_record(folder)
         hf = from_pretrained(name, place, revision=revision or "main", cache_dir=cache_dir)
-        found, record = (hub_file(name, file, revision, cache_dir) for file in (MODEL_FILE, RECORD_FILE))
+        found = hub_file(name, MODEL_FILE, revision, cache_dir)
         data = found.read_bytes() if found else None
-        loaded = cls(hf, model=data if data is not None and spm.is_model(data) else None)
-        return loaded._with_record(record.parent) if record else loaded
+        return cls(hf, model=data if data is not None and spm.is_model(data) else None)._with_record(folder)
 
     def _with_record(self, folder: Path) -> TextTokenizer:
-        """Take over what ``save`` wrote for hanlin alone."""
-        record = folder / RECORD_FILE
-        if record.is_file():
+        """Take over what ``save`` wrote for hanlin alone, and the original of a converted vocabulary."""
+        record_file, original = folder / RECORD_FILE, folder / QWEN_FILE
+        if record_file.is_file():
             try:
-                self.pad_to_multiple_of = json.loads(record.read_text(encoding="utf-8")).get("pad_to_multiple_of")
+                record = json.loads(record_file.read_text(encoding="utf-8"))
+                self.pad_to_multiple_of = record.get("pad_to_multiple_of")
+                if "prefix" in record:
+                    self._prefix_ids = tuple(self.special_id(token) for token in record["prefix"])
             except (ValueError, AttributeError) as error:
                 raise UserError(
-                    record, "is not a JSON object", mend="delete it, or run hanlin tokenizer again"
+                    record_file, "is not a JSON object", mend="delete it, or run hanlin tokenizer again"
                 ) from error
+        # transformers has the same attribute, false as well where nothing is said.
+        if Description.read(folder).tokenizer.get("add_bos_token") is False and self._prefix_ids == (self.bos_id,):
+            self._prefix_ids = ()
+        if original.is_file():
+            self._tiktoken_file = original.read_bytes()
         return self
+
+    def with_prefix_of(self, other: TextTokenizer) -> TextTokenizer:
+        """Begin texts as ``other`` does, whose tokens this one has with the same ids."""
+        self._prefix_ids = other.prefix_ids
+        return self
+
+    def _find_prefix(self) -> tuple[int, ...]:
+        """Ids before every text: those that transformers' tokenizer puts there, else BOS if there is one."""
+        bare, whole = (self.hf("a", add_special_tokens=special).input_ids for special in (False, True))
+        start = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
+        if start:
+            return tuple(whole[:start])
+        return () if self.bos_id is None else (self.bos_id,)
 
     def _repair_special_tokens(self) -> None:
         """Fill in what a configuration leaves out although the vocabulary has it.
@@ -261,6 +309,16 @@ class TextTokenizer:
     def pad_id(self) -> int | None:
         """Id of ``pad_token``."""
         return self._ids.get(self.pad_token) if self.pad_token else None
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the files of ``source`` are of no use to others as they are, so that ``save`` must write new ones."""
+        return self._is_converted
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        """Ids before every text and conversation: BOS for most, [gMASK] and sop for ChatGLM, none for Qwen."""
+        return self._prefix_ids
 
     @property
     def chat_template(self) -> str | None:
@@ -407,10 +465,17 @@ class TextTokenizer:
             config.pop(machine_bound, None)
         if self.sentencepiece_model is not None:
             (folder / MODEL_FILE).write_bytes(self.sentencepiece_model)
-            config["add_bos_token"] = bool(getattr(self.hf, "add_bos_token", True))
+        record: dict[str, Any] = {"num_tokens": len(self), "identity": self.identity}
+        if self.sentencepiece_model is not None and len(self._prefix_ids) < 2:
+            config["add_bos_token"] = bool(self._prefix_ids)
             config["add_eos_token"] = bool(getattr(self.hf, "add_eos_token", False))
+        elif self._prefix_ids != self._find_prefix():
+            record["prefix"] = [self._pieces[index] for index in self._prefix_ids]
+        if self._tiktoken_file is not None:
+            (folder / QWEN_FILE).write_bytes(self._tiktoken_file)
         if self.pad_to_multiple_of is not None:
-            record = {"num_tokens": len(self), "pad_to_multiple_of": self.pad_to_multiple_of, "identity": self.identity}
+            record["pad_to_multiple_of"] = self.pad_to_multiple_of
+        if len(record) > 2:
             write_json(folder / RECORD_FILE, record)
         write_json(config_file, config)
         # transformers 5 keeps these in tokenizer_config.json; tools of 2023 read the map.
