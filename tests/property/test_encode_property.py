@@ -141,7 +141,7 @@ def test_a_cut_row_keeps_a_stop_and_the_limit(
 ) -> None:
     conversation = data.draw(conversations(renderer.name))
     encoded = encode_conversation(conversation, renderer, TOKENIZER, train_on=train_on)
-    fitted = fit(encoded, max_length, "cut", bos_id=TOKENIZER.special_id("<s>"))
+    fitted = fit(encoded, max_length, "cut", prefix_ids=(TOKENIZER.special_id("<s>"),))
     if not wanted(conversation, train_on):
         assert fitted.encoded is None
         return

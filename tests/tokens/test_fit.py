@@ -58,7 +58,7 @@ def test_the_text_after_the_last_stop_goes_first() -> None:
 
 def test_then_the_start_of_the_prompt_after_bos() -> None:
     encoded = row((59, 19))
-    fitted = fit(encoded, 40, "cut", bos_id=BOS)
+    fitted = fit(encoded, 40, "cut", prefix_ids=(BOS,))
     assert fitted.encoded == Encoded([BOS, *encoded.ids[41:]], [IGNORE_INDEX, *encoded.labels[41:]], (40,))
     assert (fitted.cut_tokens, fitted.reason) == (40, "too long: prompt cut")
     assert fitted.detail == "80 tokens, the limit is 40; cut 40 of the prompt"
@@ -67,9 +67,17 @@ def test_then_the_start_of_the_prompt_after_bos() -> None:
     assert without.ids == encoded.ids[40:]
 
 
+def test_a_prefix_of_two_tokens_stays_as_a_whole() -> None:
+    encoded = row((59, 19))
+    fitted = fit(encoded, 40, "cut", prefix_ids=tuple(encoded.ids[:2])).encoded
+    assert fitted is not None and fitted.ids == [*encoded.ids[:2], *encoded.ids[42:]]
+    other = fit(encoded, 40, "cut", prefix_ids=(BOS, -1)).encoded
+    assert other is not None and other.ids == encoded.ids[40:]
+
+
 def test_then_whole_turns_from_the_end() -> None:
     encoded = row((29, 9), (9, 9), (9, 9))  # 30 + 10, 9 + 10, 9 + 10: 78 tokens
-    fitted = fit(encoded, 50, "cut", bos_id=BOS)
+    fitted = fit(encoded, 50, "cut", prefix_ids=(BOS,))
     assert fitted.encoded is not None
     # 17 of the prompt must stay, 33 are left for answers: the first two turns have 10 + 19 = 29
     assert fitted.encoded.ids == [BOS, *encoded.ids[10:59]]
@@ -80,7 +88,7 @@ def test_then_whole_turns_from_the_end() -> None:
 
 def test_last_of_all_the_end_of_the_answer_before_its_stop() -> None:
     encoded = row((9, 69), (3, 3))
-    fitted = fit(encoded, 40, "cut", bos_id=BOS)
+    fitted = fit(encoded, 40, "cut", prefix_ids=(BOS,))
     assert fitted.encoded is not None
     assert fitted.encoded.ids == [*encoded.ids[:39], STOP]
     assert fitted.encoded.labels == [*[IGNORE_INDEX] * 10, *encoded.ids[10:39], STOP]
@@ -91,7 +99,7 @@ def test_last_of_all_the_end_of_the_answer_before_its_stop() -> None:
 
 def test_the_marker_before_the_answer_stays() -> None:
     encoded = row((200, 200))
-    fitted = fit(encoded, 100, "cut", bos_id=BOS).encoded
+    fitted = fit(encoded, 100, "cut", prefix_ids=(BOS,)).encoded
     assert fitted is not None
     first = next(i for i, label in enumerate(fitted.labels) if label != IGNORE_INDEX)
     assert first == KEPT_PROMPT + 1
@@ -100,17 +108,17 @@ def test_the_marker_before_the_answer_stays() -> None:
 
 def test_with_little_room_half_is_for_the_answer() -> None:
     encoded = row((30, 30))
-    fitted = fit(encoded, 10, "cut", bos_id=BOS).encoded
+    fitted = fit(encoded, 10, "cut", prefix_ids=(BOS,)).encoded
     assert fitted is not None
     assert fitted.ids == [BOS, *encoded.ids[27:35], STOP]
-    two = fit(encoded, 2, "cut", bos_id=BOS).encoded
+    two = fit(encoded, 2, "cut", prefix_ids=(BOS,)).encoded
     assert two is not None
     assert two.labels == [IGNORE_INDEX, STOP]
 
 
 def test_answers_that_follow_each_other_directly() -> None:
     encoded = row((30, 30), (0, 30))
-    fitted = fit(encoded, 20, "cut", bos_id=BOS)
+    fitted = fit(encoded, 20, "cut", prefix_ids=(BOS,))
     assert fitted.encoded is not None
     assert fitted.encoded.ids == [BOS, *encoded.ids[22:40], STOP]
     assert fitted.encoded.turn_ends == (20,)
@@ -120,7 +128,7 @@ def test_answers_that_follow_each_other_directly() -> None:
 def test_history_that_is_not_trained_is_prompt() -> None:
     """With the last answer trained only, the turns before it are cut from the left, not the answer."""
     encoded = row((20, 20), (9, 9), trained=(1,))
-    fitted = fit(encoded, 30, "cut", bos_id=BOS)
+    fitted = fit(encoded, 30, "cut", prefix_ids=(BOS,))
     assert fitted.encoded is not None
     assert fitted.encoded.ids == [BOS, *encoded.ids[-29:]]
     assert fitted.reason == "too long: prompt cut"

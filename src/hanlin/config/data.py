@@ -70,7 +70,8 @@ class CorpusConfig:
     text_field: str = "text"
     """Field of .jsonl and .parquet rows that holds the text."""
     add_bos: bool = True
-    """Begin every document with the BOS token, where the tokenizer has one."""
+    """Begin every document as the tokenizer begins a text: with BOS for most, where it has one and its configuration
+    does not rule it out; with [gMASK] sop for ChatGLM."""
     add_eos: bool = True
     """End every document with the EOS token, so that the model learns to stop."""
     packing: bool = True

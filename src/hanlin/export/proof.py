@@ -213,7 +213,7 @@ def compare_logits(
 def make_prompts(plan: MergePlan) -> list[list[int]]:
     """Ids to run: text through the tokenizer, ids spread over the vocabulary, and the newest ids."""
     size = len(plan.tokenizer)
-    start = [] if plan.tokenizer.bos_id is None else [plan.tokenizer.bos_id]
+    start = list(plan.tokenizer.prefix_ids)
     texts = [(start + plan.tokenizer.encode(text))[:PROMPT_LENGTH] for text in PROMPTS]
     spread = [(index * 7919 + 13) % size for index in range(PROMPT_LENGTH)]
     newest = [size - 1 - index % size for index in range(PROMPT_LENGTH)]

@@ -92,12 +92,11 @@ class Engine:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids that the model reads: the rendered conversation up to where the answer starts.
 
-        Without a template: BOS, where the tokenizer has one, and the texts as they stand.
+        Without a template: the tokenizer's prefix, BOS for most, and the texts as they stand.
         """
         if self.renderer is not None:
             return encode_prompt(_conversation(messages), self.renderer, self.tokenizer)
-        bos = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        return bos + self.tokenizer.encode("".join(message.content for message in messages))
+        return list(self.tokenizer.prefix_ids) + self.tokenizer.encode("".join(message.content for message in messages))
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The text that the model reads, without a special token at its very start (published results lack it too)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Fitted:
     """Numbers of this row, for the ledger."""
 
 
-def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: int | None = None) -> Fitted:
+def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, prefix_ids: Sequence[int] = ()) -> Fitted:
     """The row within ``max_length`` tokens (2 or more).
 
     ``drop`` and ``error`` give no row when it is longer; with ``error`` the caller stops. ``cut`` removes, in this
@@ -35,7 +36,8 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
 
     1. what follows the last trained token;
     2. the start of the prompt, the tokens before the first trained answer, down to ``KEPT_PROMPT`` tokens (half of
-       ``max_length`` when that is less), so that the marker before the answer stays; ``bos_id``, when given, stays too;
+       ``max_length`` when that is less), so that the marker before the answer stays; ``prefix_ids``, where the row
+       starts with them, stay too;
     3. turns after the first trained answer, from the end of the row, whole;
     4. the end of the first trained answer, before its stop token.
 
@@ -58,7 +60,8 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, bos_id: 
         return Fitted(None, reason="too long", detail=too_long)
 
     first, end = trained[0], trained[-1] + 1
-    head = 1 if first and ids[0] == bos_id else 0
+    head = len(prefix_ids) if ids[: len(prefix_ids)] == list(prefix_ids) else 0
+    head = min(head, first)
     least_prompt = min(first, head + KEPT_PROMPT, max(max_length // 2, 1))
     room = max_length - least_prompt
     answer, stop, cut_answer = _within(encoded, first, end, room)

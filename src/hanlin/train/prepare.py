@@ -57,11 +57,11 @@ class DocumentRows:
         """What decides the tokens besides content and tokenizer."""
         settings = asdict(self.corpus)
         del settings["packing"]  # blocks are made of the stored rows
-        return {"kind": "documents", **settings}
+        return {"kind": "documents", "prefix": list(self.tokenizer.prefix_ids), **settings}
 
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
         """One row a document, in order, with BOS and EOS as the settings say."""
-        head = [self.tokenizer.bos_id] if self.corpus.add_bos and self.tokenizer.bos_id is not None else []
+        head = self.tokenizer.prefix_ids if self.corpus.add_bos else ()
         tail = [self.tokenizer.eos_id] if self.corpus.add_eos and self.tokenizer.eos_id is not None else []
         documents = read_documents(
             files, ledger=ledger, document=self.corpus.document, text_field=self.corpus.text_field, place=place
@@ -107,12 +107,15 @@ class ConversationRows:
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
         """One row a conversation that can be trained, in order."""
         conversations = read_conversations(files, ledger=ledger, place=place)
+        bos_id = self.tokenizer.bos_id
+        # A template may write a BOS that the tokenizer itself does not.
+        start = self.tokenizer.prefix_ids or (() if bos_id is None else (bos_id,))
         pairs = encode_rows(conversations, self.renderer, self.tokenizer, train_on=self.instruction.train_on)
         for conversation, encoded in pairs:
             if isinstance(encoded, UserError):
                 ledger.record(conversation.place, "dropped", "does not fit the template", encoded.reason)
                 continue
-            fitted = fit(encoded, self.max_length, self.instruction.overlong, bos_id=self.tokenizer.bos_id)
+            fitted = fit(encoded, self.max_length, self.instruction.overlong, prefix_ids=start)
             if fitted.encoded is None and fitted.reason == "too long" and self.instruction.overlong == "error":
                 raise UserError(
                     conversation.place,

@@ -24,7 +24,7 @@ from hanlin.tokens.encode import open_renderer
 from hanlin.train.conformance import check_stop, settle_template
 from hanlin.vocab.tokenizer import TextTokenizer
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "qwen.tiktoken")
 
 
 @dataclass(frozen=True, slots=True)
