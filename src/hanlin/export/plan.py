@@ -283,11 +283,13 @@ def _tokenizer(
     if given is not None:
         tokenizer = TextTokenizer.load(given, place="--tokenizer")
         folder = Path(given).expanduser()
-        return tokenizer, folder if (folder / "tokenizer_config.json").is_file() else None
+        complete = (folder / "tokenizer_config.json").is_file() and not tokenizer.is_converted
+        return tokenizer, folder if complete else None
     for folder in (*(adapter.directory for adapter in reversed(adapters)), base_folder):
         if any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")):
-            complete = (folder / "tokenizer_config.json").is_file()
-            return TextTokenizer.load(str(folder), place=str(folder)), folder if complete else None
+            tokenizer = TextTokenizer.load(str(folder), place=str(folder))
+            complete = (folder / "tokenizer_config.json").is_file() and not tokenizer.is_converted
+            return tokenizer, folder if complete else None
     raise UserError(
         "--tokenizer",
         f"neither {adapters[-1].directory} nor {base_folder} holds a tokenizer",
