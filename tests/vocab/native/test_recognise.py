@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -146,3 +147,13 @@ def test_bos_that_the_configuration_rules_out_is_no_prefix(tmp_path: Path) -> No
         assert tokenizer.prefix_ids == prefix and tokenizer.bos_id == 1
         tokenizer.save(tmp_path / "new")
         assert TextTokenizer.load(str(tmp_path / "new")).prefix_ids == prefix
+
+
+def test_a_fast_class_that_says_nothing_of_a_space_leaves_it_to_the_model(tmp_path: Path) -> None:
+    TextTokenizer.load(str(old_tokenizer(tmp_path / "old", "chatglm2"))).save(tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
+    assert config.pop("add_prefix_space") is True and config["tokenizer_class"] == "TokenizersBackend"
+    write(tmp_path / "new", tokenizer_config=config)
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "new" / "tokenizer.model"))
+    tokenizer = TextTokenizer.load(str(tmp_path / "new"))
+    assert tokenizer.encode("river") == model.encode("river") and model.encode("river", out_type=str)[0][0] == "\u2581"
