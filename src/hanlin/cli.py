@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
     "merge": Verb("hanlin.config.merge:MergeConfig", "hanlin.commands.merge:run", "merge adapters into a model"),
     "chat": Verb("hanlin.config.infer:ChatConfig", "hanlin.commands.chat:run", "talk to a model in the terminal"),
     "infer": Verb("hanlin.config.infer:InferConfig", "hanlin.commands.infer:run", "answer a file of prompts"),
+    "models": Verb("hanlin.config.models:ModelsConfig", "hanlin.commands.models:run", "list and search known models"),
     "templates": Verb(
         "hanlin.config.templates:TemplatesConfig", "hanlin.commands.templates:show_all", "list the prompt templates"
     ),

@@ -11,6 +11,7 @@ from typing import Any
 from hanlin.config.adapter import LORA_FLAGS
 from hanlin.config.infer import ChatConfig, InferConfig
 from hanlin.config.merge import MergeConfig
+from hanlin.config.models import ModelsConfig
 from hanlin.config.older import ENTRY_POINTS, MergeTokenizers, translate
 from hanlin.config.parse import Names, Parsed, names_of, parse, take_flag
 from hanlin.config.runs import PtConfig, SftConfig
@@ -27,6 +28,7 @@ SETTINGS: Mapping[str, type[Any]] = {
     "tokenizer train": TokenizerTrain,
     "tokenizer extend": TokenizerExtend,
     "tokenizer report": TokenizerReport,
+    "models": ModelsConfig,
     "older merge_tokenizers": MergeTokenizers,
 }
 """Settings of the verbs whose flags are checked."""
