@@ -16,21 +16,29 @@ from hanlin.export.merge import MergeReport, write_merge
 from hanlin.export.merge import Progress as OnProgress
 from hanlin.export.plan import MergePlan, plan_merge
 from hanlin.export.shards import check_target
+from hanlin.model.choose import choose_model
 from hanlin.model.precision import DTYPES
 
 
 def run(config: MergeConfig) -> int:
     """Merge as ``config`` says; returns the exit status. Raises UserError."""
     console = Console(stderr=True)
-    inputs = [Path(path) for path in (*config.adapter, *([config.model] if config.model else []))]
+    choice = choose_model(
+        config.model, config.model_type, config.hub, revision=config.revision, cache_dir=config.cache_dir
+    )
+    for notice in choice.notices:
+        print(notice, file=sys.stderr)
+    inputs = [Path(path) for path in (*config.adapter, *([choice.model] if choice.model else []))]
     check_target(Path(config.output_dir), inputs, overwrite=config.overwrite)
     with console.status("reading base and adapters"):
         plan = plan_merge(
-            config.model,
+            choice.model,
             config.adapter,
             tokenizer=config.tokenizer,
             dtype=None if config.dtype == "auto" else DTYPES[config.dtype],
             allow_other_base=config.allow_other_base,
+            access=choice.access,
+            chosen_hub=config.hub.use_hf is not None,
         )
     show_plan(console, plan)
     with progress_bars(console) as progress:

@@ -28,7 +28,8 @@ class AdapterConfig:
     lora_dropout: float = 0.05
     """Dropout in front of the update, as a probability."""
     lora_target_modules: tuple[str, ...] = ("all-linear",)
-    """Modules that get an update: names, or all-linear."""
+    """Modules that get an update: names, qkv (the query, key and value projections of the model), or all-linear.
+    Default: what the catalog says of the model, else all-linear."""
     modules_to_save: tuple[str, ...] = ()
     """Modules trained in full and saved with the adapter, such as embed_tokens,lm_head."""
 

@@ -65,7 +65,7 @@ ALIASES: dict[str, tuple[Alias, ...]] = {
     "tokenizer_name": (Alias("tokenizer"),),
     "tokenizer_path": (Alias("tokenizer"),),
     "config_name": (Alias("model_config"),),
-    "model_type": (Alias("model_config"),),
+    "model_cache_dir": (Alias("cache_dir"),),
     "torch_dtype": (Alias("dtype"),),
     "use_flash_attention_2": (Alias("attn_implementation", _constant(true="flash_attention_2", false="sdpa")),),
     "flash_attn": (

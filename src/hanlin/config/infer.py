@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from hanlin.config.hub import HubConfig
 from hanlin.errors import UserError
 
 
@@ -15,6 +16,8 @@ class EngineConfig:
     model: str | None = None
     """Folder of a model, of an adapter or of a training run (its adapter is found), or a hub id. An adapter brings
     its base, tokenizer, template and system prompt from its own record."""
+    model_type: str | None = None
+    """In place of --model, an id of the model catalog, such as qwen-7b-chat (hanlin models lists them)."""
     adapter: str | None = None
     """Folder of an adapter to put on --model. Without --model the base is read from the adapter's record."""
     tokenizer: str | None = None
@@ -35,9 +38,12 @@ class EngineConfig:
     """Branch, tag or commit of a hub id."""
     cache_dir: str | None = None
     """Folder for downloaded models. Default: the hub client's own."""
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
-        if not self.model and not self.adapter:
+        if self.model and self.model_type:
+            raise UserError("--model_type", "and --model are both given", expected="one of them")
+        if not self.model and not self.adapter and not self.model_type:
             raise UserError(
                 "--model",
                 "is missing",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from hanlin.config.hub import HubConfig
 from hanlin.errors import UserError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -19,6 +20,8 @@ class MergeConfig:
 
     model: str | None = None
     """Folder or hub id of the base model. Default: the base that the first adapter names in its record."""
+    model_type: str | None = None
+    """In place of --model, an id of the model catalog, such as qwen-7b-chat (hanlin models lists them)."""
     adapter: tuple[str, ...]
     """Adapter folders in the order in which they were trained, separated by commas or spaces."""
     output_dir: str = "./merged_model"
@@ -42,8 +45,15 @@ class MergeConfig:
     """Merge although the records say that an adapter was trained on other weights; printed as a warning."""
     verbose: bool = False
     """Print a line for every tensor that changes."""
+    revision: str | None = None
+    """Branch, tag or commit of the base's hub id. Default: the one in the first adapter's record."""
+    cache_dir: str | None = None
+    """Folder for downloaded models. Default: the hub client's own."""
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
+        if self.model and self.model_type:
+            raise UserError("--model_type", "and --model are both given", expected="one of them")
         if not self.adapter:
             raise UserError("--adapter", "is empty", expected="one or several adapter folders, in order")
         if self.num_shards is not None and self.output_type != "pth":

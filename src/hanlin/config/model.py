@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from hanlin.config.hub import HubConfig
 from hanlin.errors import UserError
 
 
@@ -13,7 +14,11 @@ class ModelConfig:
     """The base model, its tokenizer and how its weights are held."""
 
     model: str | None = None
-    """Folder or hub id of the base model. Absent: train from scratch on --model_config."""
+    """Folder or hub id of the base model. Absent: --model_type, or from scratch on --model_config."""
+    model_type: str | None = None
+    """In place of --model, an id of the model catalog such as qwen-7b-chat: hub id, template and LoRA targets come
+    from its entry (hanlin models lists them). Any other model type of transformers, such as llama, means
+    --model_config."""
     tokenizer: str | None = None
     """Folder, tokenizer.model file or hub id of the tokenizer. Default: the adapter's, else the model's."""
     revision: str | None = None
@@ -33,6 +38,7 @@ class ModelConfig:
     """Round the rows of a grown embedding matrix up to a multiple (64 suits GPUs and quantised formats)."""
     load_in_kbits: Literal["4", "8", "16", "32"] | None = None
     """Bits of the base weights. 16 and 32 mean no quantisation; 4 and 8 are refused until quantised bases are here."""
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         if self.load_in_kbits in ("4", "8"):
@@ -48,12 +54,21 @@ class ModelConfig:
                 "is for training from scratch, but --model is given",
                 mend="remove one of the two",
             )
-        if self.model is None and self.model_config is None:
+        if self.model_type is not None and self.model is not None:
+            raise UserError(
+                "--model_type",
+                "and --model (or --model_id_or_path) are both given",
+                expected="one of them",
+                mend="a folder needs no type, its config.json says it",
+            )
+        if self.model_type is not None and self.model_config is not None:
+            raise UserError("--model_type", "and --model_config are both given", expected="one of them")
+        if self.model is None and self.model_config is None and self.model_type is None:
             raise UserError(
                 "--model",
                 "is missing",
                 expected="a folder or hub id of a base model",
-                mend="add --model PATH, or --model_config llama to train from scratch",
+                mend="add --model PATH or --model_type ID, or --model_config llama to train from scratch",
             )
         if self.model is not None and self.model_config is not None:
             raise UserError(

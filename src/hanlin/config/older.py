@@ -85,7 +85,7 @@ def _pre_training(argv: list[str]) -> Call:
         own = {"validation_split_percentage": 0.05, "document": "line", "max_length": min(limit, LONGEST_BLOCK)}
         return {**TRAINER, **LORA, **own, "do_eval": _evaluates(given)}
 
-    return Call("pt", argv, defaults)
+    return Call("pt", _from_scratch(argv), defaults)
 
 
 def _tuning(argv: list[str]) -> Call:
@@ -94,7 +94,13 @@ def _tuning(argv: list[str]) -> Call:
         own = {"template": "published", "max_length": 512 if first else 1024}
         return {**TRAINER, **LORA, **own, "do_eval": _evaluates(given)}
 
-    return Call("sft", argv, defaults)
+    return Call("sft", _from_scratch(argv), defaults)
+
+
+def _from_scratch(argv: list[str]) -> list[str]:
+    """The older --model_type was a model type of transformers; today's is an id of the catalog first."""
+    renamed = ("--model_config" + word[len("--model_type") :] for word in argv)
+    return [new if word.partition("=")[0] == "--model_type" else word for word, new in zip(argv, renamed, strict=True)]
 
 
 def _evaluates(given: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from hanlin import __version__
 from hanlin.errors import UserError
 from hanlin.export.merged import MergedWeights, embedding_name, head_name
 from hanlin.model.adapter_files import AdapterFiles, read_adapter
+from hanlin.model.choose import recorded_access
+from hanlin.model.hub import Access, Origin, default_access, local_tokenizer
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import config_values, load_config, open_base, resolve_checkpoint
+from hanlin.model.load import config_values, find_checkpoint, load_config, open_base
 from hanlin.model.native.adapters import native_adapter
 from hanlin.model.published import check_published
 from hanlin.model.weights import WeightIndex
@@ -64,14 +66,19 @@ def plan_merge(
     tokenizer: str | None = None,
     dtype: torch.dtype | None = None,
     allow_other_base: bool = False,
+    access: Access | None = None,
+    chosen_hub: bool = False,
 ) -> MergePlan:
     """Open the base and the adapters (in order) and check that they belong together; loads the base to hash it once.
 
-    ``base`` None takes the base that the first adapter names. ``dtype`` None keeps the base's. Raises UserError.
+    ``base`` None takes the base that the first adapter names, from the hub and commit in its record unless the user
+    chose (``chosen_hub``, or a revision in ``access``). ``dtype`` None keeps the base's. Raises UserError.
     """
-    files = tuple(read_adapter(path) for path in adapters)
+    access = access or default_access()
+    elsewhere = replace(access, revision=None, ignore_file_pattern=())
+    files = tuple(read_adapter(path, access=elsewhere) for path in adapters)
     notices = [notice for adapter in files for notice in adapter.notices]
-    base_folder, base_name = _base_folder(base, files[0], notices)
+    base_folder, base_name, origin = _base_folder(base, files[0], notices, access, chosen_hub)
     read_config(base_folder)  # a quantised base has a sentence of its own
     index = open_base(base_folder, "--model")
     notices += index.notices
@@ -85,7 +92,8 @@ def plan_merge(
     _check_something_changes(steps)
     identity = weights_identity(index)
     record = read_record(base_folder)
-    found, path = _tokenizer(tokenizer, files, base_folder)
+    given = local_tokenizer(tokenizer, "--tokenizer", elsewhere) if tokenizer is not None else None
+    found, path = _tokenizer(given, files, base_folder)
     if not allow_other_base:
         _check_published(files, base_name, base_folder, index, found)
     chain = _check_bases(steps, identity, record, notices, allow_other_base=allow_other_base)
@@ -113,6 +121,8 @@ def plan_merge(
             chain=chain,
             base_vocab_rows=base_rows,
             hanlin_version=__version__,
+            base_hub=record.base_hub if record and record.chain else origin.hub if origin else None,
+            base_revision=record.base_revision if record and record.chain else origin.revision if origin else None,
         ),
         notices=tuple(dict.fromkeys(notices)),
     )
@@ -140,8 +150,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _base_folder(base: Path | str | None, first: AdapterFiles, notices: list[str]) -> tuple[Path, str]:
-    """Local folder of the base, and its name as given."""
+def _base_folder(
+    base: Path | str | None, first: AdapterFiles, notices: list[str], access: Access, chosen_hub: bool
+) -> tuple[Path, str, Origin | None]:
+    """Local folder of the base, its name as given, and where it came from."""
     name = str(base) if base is not None else None
     if name is None:
         recorded = first.record.base_model if first.record else None
@@ -149,7 +161,10 @@ def _base_folder(base: Path | str | None, first: AdapterFiles, notices: list[str
         if not name:
             raise UserError("--model", "is missing, and the adapter does not name its base", mend="add --model PATH")
         notices.append(f"the base is {name}, as {first.directory} says")
-    return resolve_checkpoint(name), name
+    if first.record is not None and first.record.base_model == name:
+        access = recorded_access(first.record, access, chosen_hub=chosen_hub)
+    folder, origin = find_checkpoint(name, "--model", access)
+    return folder, name, origin
 
 
 def _is_tied(config: Mapping[str, Any], index: WeightIndex) -> bool:

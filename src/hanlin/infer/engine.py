@@ -15,6 +15,9 @@ from hanlin.infer.generate import Answer, PromptError, Row, generate_rows
 from hanlin.infer.sources import Sources, find_sources
 from hanlin.infer.stream import AnswerStream, TextStream
 from hanlin.model.adapter import attach_adapter
+from hanlin.model.choose import choose_model
+from hanlin.model.entry import Entry
+from hanlin.model.hub import Access, default_access
 from hanlin.model.load import load_model
 from hanlin.model.precision import DTYPES
 from hanlin.template.published import PUBLISHED, published_template
@@ -217,23 +220,25 @@ def open_engine(
     device: str = "auto",
     dtype: str = "auto",
     attn_implementation: str | None = None,
-    revision: str | None = None,
-    cache_dir: str | None = None,
+    access: Access | None = None,
+    chosen_hub: bool = False,
+    entry: Entry | None = None,
     notify: Notify = lambda line: None,
 ) -> Engine:
     """Load what ``model`` or ``adapter`` names. Either may be an adapter or a training run: base, tokenizer, template
     and system prompt then come from the adapter's record. What is given here goes first.
 
-    ``template``: a name, "none" to continue text, None or "auto" for the recorded one. Raises UserError for everything
-    that does not exist or does not fit, the tokenizer before any weight is loaded.
+    ``template``: a name, "none" to continue text, None or "auto" for the recorded one, else that of ``entry``, the
+    model's entry in the catalog. ``access`` says how hub ids are looked up (``find_sources``). Raises UserError for
+    everything that does not exist or does not fit, the tokenizer before any weight is loaded.
     """
     if not model and not adapter:
         raise UserError("--model", "is missing", expected="a folder or a hub id")
-    sources = find_sources(model, adapter, tokenizer, revision=revision, cache_dir=cache_dir)
+    sources = find_sources(model, adapter, tokenizer, access=access or default_access(), chosen_hub=chosen_hub)
     for line in sources.notices:
         notify(line)
     text_tokenizer = sources.tokenizer
-    renderer = _renderer(sources, template, system, notify)
+    renderer = _renderer(sources, template, system, entry, notify)
     target = choose_device(device)
     torch_dtype = choose_dtype(dtype, target, notify)
     network = load_model(
@@ -249,17 +254,23 @@ def open_engine(
 
 def open_configured(config: EngineConfig, notify: Notify) -> Engine:
     """``open_engine`` with the settings of a verb."""
+    choice = choose_model(
+        config.model, config.model_type, config.hub, revision=config.revision, cache_dir=config.cache_dir
+    )
+    for line in choice.notices:
+        notify(line)
     return open_engine(
-        config.model,
+        choice.model,
         config.adapter,
         tokenizer=config.tokenizer,
         template=config.template,
         system=config.system,
         device=config.device,
-        dtype=config.dtype,
+        dtype=choice.dtype(config.dtype),
         attn_implementation=config.attn_implementation,
-        revision=config.revision,
-        cache_dir=config.cache_dir,
+        access=choice.access,
+        chosen_hub=config.hub.use_hf is not None,
+        entry=choice.entry,
         notify=notify,
     )
 
@@ -293,13 +304,15 @@ def choose_dtype(name: str, device: torch.device, notify: Notify) -> torch.dtype
     return DTYPES[name]
 
 
-def _renderer(sources: Sources, template: str | None, system: str | None, notify: Notify) -> Renderer | None:
-    """The renderer that was asked for, else the recorded one, else the tokenizer's own, else None."""
+def _renderer(
+    sources: Sources, template: str | None, system: str | None, entry: Entry | None, notify: Notify
+) -> Renderer | None:
+    """The renderer that was asked for, else the recorded one, else the entry's, else the tokenizer's own, else None."""
     tokenizer = sources.tokenizer
     if template == PUBLISHED:
         template = sources.template or published_template(len(tokenizer), tokenizer.pad_token) or CHAT_TEMPLATE
     if template in (None, "auto"):
-        template = sources.template
+        template = sources.template or (entry.template if entry is not None else None)
         if template is None and tokenizer.chat_template is None:
             if system:
                 raise UserError("--system", "has no place without a template", mend="name one with --template")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import CONFIG_FILE, AdapterFiles, find_adapter, read_adapter
+from hanlin.model.choose import recorded_access
+from hanlin.model.hub import Access, Origin, local_tokenizer
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import load_config, open_base, resolve_checkpoint
+from hanlin.model.load import find_checkpoint, load_config, open_base
 from hanlin.names import is_hub_id
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -35,11 +37,14 @@ class Sources:
     system: str | None
     record: Record | None
     notices: tuple[str, ...]
+    origin: Origin | None = None
+    """Hub and commit of the base, None for a folder."""
 
     def describe(self) -> dict[str, Any]:
         """Names and identities, as JSON values."""
         return {
             "model": self.base,
+            "model_revision": self.origin.revision if self.origin else None,
             "adapter": str(self.adapter.directory) if self.adapter else None,
             "adapter_identity": self.adapter.identity() if self.adapter else None,
         }
@@ -50,26 +55,31 @@ def find_sources(
     adapter: str | None,
     tokenizer: str | None,
     *,
-    revision: str | None = None,
-    cache_dir: str | None = None,
+    access: Access,
+    chosen_hub: bool = False,
 ) -> Sources:
     """Resolve what ``--model``, ``--adapter`` and ``--tokenizer`` say; loads the tokenizer and no weights.
 
-    ``model`` may be an adapter or a training run itself. Raises UserError when something is missing or contradicts the
-    record: a tokenizer other than the one trained with gives other meanings to the ids.
+    ``model`` may be an adapter or a training run itself. A base that an adapter's record names comes from the recorded
+    hub and commit, unless the user chose (``chosen_hub``, or a revision in ``access``). Raises UserError when something
+    is missing or contradicts the record: a tokenizer other than the one trained with gives other meanings to the ids.
     """
     notices: list[str] = []
-    found = _find_adapter_files(model, adapter)
+    elsewhere = replace(access, revision=None, ignore_file_pattern=())
+    found = _find_adapter_files(model, adapter, elsewhere)
     if found is not None:
         notices += found.notices
     base = model if adapter is not None and model else (_base_of(found) if found else model)
     assert base is not None, "either a model or an adapter is named"
     place = "--model" if model else "--adapter"
-    directory = resolve_checkpoint(base, place=place, revision=revision, cache_dir=cache_dir)
+    of_base = access
+    if found is not None and found.record is not None and found.record.base_model == base:
+        of_base = recorded_access(found.record, access, chosen_hub=chosen_hub)
+    directory, origin = find_checkpoint(base, place, of_base)
     if found is not None:
         _check_base(found, directory, named=bool(adapter and model))
     record = found.record if found else read_record(directory)
-    loaded = _load_tokenizer(tokenizer, found, directory, revision, cache_dir)
+    loaded = _load_tokenizer(tokenizer, found, directory, access)
     if record is not None and record.tokenizer_identity != loaded.identity:
         raise UserError(
             "--tokenizer" if tokenizer else place,
@@ -92,13 +102,14 @@ def find_sources(
         system=record.system if record else None,
         record=record,
         notices=tuple(notices),
+        origin=origin,
     )
 
 
-def _find_adapter_files(model: str | None, adapter: str | None) -> AdapterFiles | None:
+def _find_adapter_files(model: str | None, adapter: str | None, access: Access) -> AdapterFiles | None:
     """The adapter that is meant, or None when ``model`` is a model itself."""
     if adapter is not None:
-        return read_adapter(adapter, "--adapter")
+        return read_adapter(adapter, "--adapter", access)
     assert model is not None
     path = Path(model).expanduser()
     if path.is_file() and path.name == CONFIG_FILE:
@@ -177,12 +188,10 @@ def _check_rows(tokenizer: TextTokenizer, adapter: AdapterFiles | None, base: Pa
         )
 
 
-def _load_tokenizer(
-    tokenizer: str | None, adapter: AdapterFiles | None, base: Path, revision: str | None, cache_dir: str | None
-) -> TextTokenizer:
+def _load_tokenizer(tokenizer: str | None, adapter: AdapterFiles | None, base: Path, access: Access) -> TextTokenizer:
     """The tokenizer that is named, else the adapter's, else the base's."""
     if tokenizer is not None:
-        return TextTokenizer.load(tokenizer, place="--tokenizer", revision=revision, cache_dir=cache_dir)
+        return TextTokenizer.load(local_tokenizer(tokenizer, "--tokenizer", access), place="--tokenizer")
     if adapter is not None and any((adapter.directory / name).is_file() for name in _TOKENIZER_FILES):
         return TextTokenizer.load(str(adapter.directory), place="--adapter")
     return TextTokenizer.load(str(base), place="--model")

@@ -27,6 +27,7 @@ from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES, AdapterFiles, 
 from hanlin.model.identity import Record, write_record
 from hanlin.model.native.adapters import native_adapter, native_targets
 from hanlin.model.native.head import divide_in_forward, has_normalised_head
+from hanlin.model.targets import expand_targets
 from hanlin.model.weights import open_weight_file
 
 ADAPTER = "default"
@@ -53,19 +54,20 @@ def new_adapter(
 ) -> PeftModel:
     """``model`` with a fresh LoRA adapter (scaling alpha / rank) and whole copies of ``modules_to_save`` to train.
 
-    ``target_modules`` may be ("all-linear",): every linear module but the head; names of 2023 (``c_attn``) mean their
-    native counterparts. What trains is float32 whatever the
-    dtype of the base (gradients of float16 parameters cannot be unscaled). Tied embeddings stay tied. Raises UserError
-    for a name that the model does not have.
+    ``target_modules`` may be ("all-linear",), every linear module but the head, or hold the group "qkv"; names of 2023
+    (``c_attn``) mean their native counterparts. What trains is float32 whatever the dtype of the base (gradients of
+    float16 parameters cannot be unscaled). Tied embeddings stay tied. Raises UserError for a name that the model does
+    not have.
     """
     modules = [name for name, _ in model.named_modules()]
-    target_modules = native_targets(model.config, target_modules, modules)
+    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    names = native_targets(model.config, expand_targets(target_modules, linear), modules)
     modules_to_save = native_targets(model.config, modules_to_save, modules)
-    targets: list[str] | str = list(target_modules)
-    if ALL_LINEAR in target_modules:
+    targets: list[str] | str = list(names)
+    if ALL_LINEAR in names:
         targets = ALL_LINEAR
     else:
-        _check_targets(model, target_modules)
+        _check_targets(model, names)
     _check_names(model, modules_to_save)
     _normalise_trained_head(model, modules_to_save)
     config = LoraConfig(

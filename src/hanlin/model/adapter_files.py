@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.errors import UserError
-from hanlin.model.hub import download_adapter
+from hanlin.model.hub import Access, default_access, fetch_adapter
 from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.weights import WeightIndex, open_weight_file
 from hanlin.names import is_hub_id
@@ -124,7 +124,7 @@ def _last(tensor: str) -> str:
     return tensor.split(".")[-2] if "." in tensor else ""
 
 
-def find_adapter(path: Path | str, place: str = "--adapter") -> Path:
+def find_adapter(path: Path | str, place: str = "--adapter", access: Access | None = None) -> Path:
     """The adapter directory meant by ``path``: itself, or the one inside an output directory or checkpoint.
 
     Raises UserError when there is none or more than one, naming what was found.
@@ -133,7 +133,7 @@ def find_adapter(path: Path | str, place: str = "--adapter") -> Path:
     if path.is_file() and path.name in (CONFIG_FILE, *WEIGHT_FILES):
         path = path.parent
     if not path.exists() and "/" in str(path) and is_hub_id(str(path)):
-        path = download_adapter(str(path), place)
+        path = fetch_adapter(str(path), place, access or default_access()).folder
     if not path.is_dir():
         raise UserError(place, f"{path} is not a folder", expected=f"a folder with {CONFIG_FILE}, or a hub id")
     if (path / CONFIG_FILE).is_file():
@@ -156,12 +156,12 @@ def find_adapter(path: Path | str, place: str = "--adapter") -> Path:
     )
 
 
-def read_adapter(path: Path | str, place: str = "--adapter") -> AdapterFiles:
+def read_adapter(path: Path | str, place: str = "--adapter", access: Access | None = None) -> AdapterFiles:
     """Read and check an adapter directory (found as by ``find_adapter``); loads no weights.
 
     Raises UserError when the directory is incomplete, the weights are empty, or settings and weights disagree.
     """
-    directory = find_adapter(path, place)
+    directory = find_adapter(path, place, access)
     file = next((directory / name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if file is None:
         raise UserError(directory, f"holds {CONFIG_FILE} but no weights", expected=" or ".join(WEIGHT_FILES))

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import AdapterFiles
+from hanlin.model.hub import Origin
 from hanlin.model.identity import Record, read_record, weights_identity
 from hanlin.model.load import empty_model, load_config, open_base, resolve_checkpoint
 from hanlin.model.weights import WeightIndex
@@ -46,6 +47,8 @@ class BaseFacts:
     config: PretrainedConfig
     index: WeightIndex
     record: Record | None
+    origin: Origin | None = None
+    """Hub and commit that the files came from, None for a folder of the user's."""
     tokenizer_length: int | None = None
     """Length of the base's own tokenizer, None when it has none."""
     tokenizer_identity: str | None = None
@@ -121,13 +124,19 @@ def read_base(
     place: str = "--model",
     revision: str | None = None,
     cache_dir: str | Path | None = None,
+    name: str | None = None,
+    origin: Origin | None = None,
     tokenizer_length: int | None = None,
     tokenizer_identity: str | None = None,
 ) -> BaseFacts:
-    """Facts about a base model from its config, headers and record; raises UserError when they cannot be read."""
+    """Facts about a base model from its config, headers and record; raises UserError when they cannot be read.
+
+    ``name`` and ``origin`` say how the user called it and where it came from, when ``path_or_id`` is its folder.
+    """
     directory = resolve_checkpoint(path_or_id, place=place, revision=revision, cache_dir=cache_dir)
     return BaseFacts(
-        name=str(path_or_id),
+        name=name or str(path_or_id),
+        origin=origin,
         directory=directory,
         config=load_config(directory, place),
         index=open_base(directory, place),

@@ -1,40 +1,190 @@
-"""Models and adapters from the Hugging Face hub, through its own client: weights, settings, tokenizer, never code."""
+"""Models and adapters from Hugging Face or ModelScope, through their own clients: weights, settings, tokenizer, never
+code.
+
+A repository is listed once, the files that are wanted are chosen here, and the client brings exactly those at the
+commit of the listing: resumed where it was interrupted, checked, and kept in the hub's own cache.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import fnmatch
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hanlin.config.environment import read_hub_environment
 from hanlin.errors import UserError
+from hanlin.model.entry import HUB_NAMES, Hub
+from hanlin.model.hub_clients import CLIENTS, Choose, Client, HubError, Listing
+from hanlin.names import is_hub_id
 
-MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-ADAPTER_FILES = (*MODEL_FILES, "adapter_model.bin")
-
-
-def download_model(name: str, place: str, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
-    """The local folder of a model; pickled weights are fetched only where there are no others. Raises UserError."""
-    folder = _download(name, place, MODEL_FILES, revision, cache_dir)
-    if not any(folder.glob("*.safetensors")):
-        folder = _download(name, place, (*MODEL_FILES, "pytorch_model*.bin"), revision, cache_dir)
-    return folder
+SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja")
+WEIGHT_FILES = ("*.safetensors",)
+PICKLED_FILES = ("pytorch_model*.bin",)
+ADAPTER_FILES = (*SETTINGS_FILES, *WEIGHT_FILES, "adapter_model.bin")
+"""Patterns of what is taken, of files at the top of a repository. Python files match none of them."""
 
 
-def download_adapter(name: str, place: str) -> Path:
-    """The local folder of an adapter. Raises UserError."""
-    return _download(name, place, ADAPTER_FILES, None, None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """How a hub id is looked up."""
+
+    hub: Hub = "huggingface"
+    revision: str | None = None
+    """Branch, tag or commit. None: the default branch."""
+    cache_dir: str | Path | None = None
+    """None: the cache of the hub's client."""
+    offline: bool = False
+    """Take what the cache has and never ask the network."""
+    ignore_file_pattern: tuple[str, ...] = ()
+    """Regular expressions; files whose whole name matches one are left out."""
 
 
-def _download(
-    name: str, place: str, patterns: Sequence[str], revision: str | None, cache_dir: str | Path | None
-) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where downloaded files came from: enough to get the same ones again."""
+
+    hub: Hub
+    name: str
+    revision: str
+    """Commit, or what the hub calls the revision where it gives no commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Files on this machine."""
+
+    folder: Path
+    origin: Origin
+
+
+def default_access(revision: str | None = None, cache_dir: str | Path | None = None) -> Access:
+    """The access that the environment alone asks for."""
+    environment = read_hub_environment()
+    hub: Hub = "modelscope" if environment.use_hf is False else "huggingface"
+    return Access(hub=hub, revision=revision, cache_dir=cache_dir, offline=environment.offline)
+
+
+def fetch_model(name: str, place: str, access: Access) -> Fetched:
+    """A model with its tokenizer; pickled weights are taken only where there are no others. Raises UserError."""
+    fetched = _fetch(name, place, access, (*SETTINGS_FILES, *WEIGHT_FILES), instead=PICKLED_FILES)
+    if not (fetched.folder / "config.json").is_file():
+        raise _absent(name, place, access, "config.json")
+    return fetched
+
+
+def fetch_tokenizer(name: str, place: str, access: Access) -> Fetched:
+    """The tokenizer and settings of a model, without weights. Raises UserError."""
+    return _fetch(name, place, access, SETTINGS_FILES)
+
+
+def local_tokenizer(name: str, place: str, access: Access) -> str:
+    """``name`` itself when it is a file or a folder, or none that a hub could have; else the folder of its download."""
+    if Path(name).expanduser().exists() or not is_hub_id(name):
+        return name
+    return str(fetch_tokenizer(name, place, replace(access, ignore_file_pattern=())).folder)
+
+
+def fetch_adapter(name: str, place: str, access: Access) -> Fetched:
+    """An adapter. Raises UserError."""
+    return _fetch(name, place, replace(access, ignore_file_pattern=()), ADAPTER_FILES)
+
+
+def _fetch(name: str, place: str, access: Access, patterns: Sequence[str], instead: Sequence[str] = ()) -> Fetched:
+    client = CLIENTS[access.hub]
+
+    def choose(files: Sequence[str]) -> list[str]:
+        return choose_files(files, patterns, access.ignore_file_pattern, instead=instead)
 
     try:
-        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
-        reason = (lines[0] if lines else type(error).__name__)[:200]
-        raise UserError(
-            place, f"{name} is no folder here, and the hub does not give it ({reason})", expected="a folder or a hub id"
-        ) from error
+        client.check(place)
+        with _once_per_node(client.cache_folder(access.cache_dir), access.hub, name):
+            listing = None if access.offline else _list(client, name, access, choose)
+            if listing is None:
+                folder, revision = client.cached(name, access.revision, choose, access.cache_dir)
+            else:
+                folder, revision = client.download(name, listing, choose(listing.files), access.cache_dir)
+    except HubError as failure:
+        raise _refused(name, place, access, failure.reason) from failure
+    return Fetched(folder, Origin(access.hub, name, revision))
+
+
+def _list(client: Client, name: str, access: Access, choose: Choose) -> Listing | None:
+    """The files of ``name``; None when the hub is not reached and the cache has it. Raises HubError."""
+    try:
+        return client.list_files(name, access.revision)
+    except HubError as failure:
+        if failure.unreachable:
+            with contextlib.suppress(HubError):
+                client.cached(name, access.revision, choose, access.cache_dir)
+                return None
+        raise
+
+
+def choose_files(
+    files: Sequence[str], patterns: Sequence[str], ignored: Sequence[str] = (), *, instead: Sequence[str] = ()
+) -> list[str]:
+    """The names among ``files`` that match one of ``patterns`` and none of the regular expressions ``ignored``.
+
+    Where no safetensors are among them, names matching ``instead`` come too, ignored or not: 2023's patterns leave the
+    pickled weights out because there are others.
+    """
+    top = [file for file in files if "/" not in file]
+    kept = [file for file in top if not any(re.fullmatch(pattern, file) for pattern in ignored)]
+    chosen = [file for file in kept if _matches(file, patterns)]
+    if instead and not any(_matches(file, WEIGHT_FILES) for file in chosen):
+        chosen += [file for file in top if _matches(file, instead)]
+    return chosen
+
+
+def _matches(file: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+
+
+@contextlib.contextmanager
+def _once_per_node(cache: Path, hub: Hub, name: str) -> Iterator[None]:
+    """One process of a machine downloads, the others wait and find the files in the cache.
+
+    A lock and not the local rank decides who: so it also holds for runs that were not started together.
+    """
+    from filelock import FileLock
+
+    digest = hashlib.sha256(f"{hub}\0{name}".encode()).hexdigest()[:32]
+    folder = cache / ".locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"hanlin-{digest}.lock")
+        lock.acquire()
+    except (OSError, NotImplementedError):  # a cache that can only be read, or without locks: the client's own hold
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _refused(name: str, place: str, access: Access, reason: str) -> UserError:
+    if access.offline:
+        return UserError(
+            place,
+            f"{name} is no folder here, and the cache of {HUB_NAMES[access.hub]} does not hold it",
+            expected="a folder or a hub id that was downloaded before",
+            mend="run once without --offline",
+        )
+    other = "try --use_hf false (ModelScope)" if access.hub == "huggingface" else "try --use_hf true (Hugging Face)"
+    return UserError(
+        place,
+        f"{name} is no folder here, and the hub does not give it ({HUB_NAMES[access.hub]}: {reason})",
+        expected="a folder or a hub id",
+        mend=other if "404" in reason or "not exist" in reason.lower() or "not found" in reason.lower() else "",
+    )
+
+
+def _absent(name: str, place: str, access: Access, file: str) -> UserError:
+    if access.offline:
+        return UserError(place, f"the cache holds only a part of {name} (no {file})", mend="run once without --offline")
+    return UserError(place, f"{name} on {HUB_NAMES[access.hub]} holds no {file}", expected="a model")

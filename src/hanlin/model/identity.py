@@ -10,7 +10,7 @@ import hashlib
 import json
 import types
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,10 @@ class Record:
     base_vocab_rows: int | None
     """Rows of the base's embedding before this stage."""
     hanlin_version: str
+    base_hub: Literal["huggingface", "modelscope"] | None = None
+    """Hub that ``base_model`` is an id of; None for a folder, and in records older than this field."""
+    base_revision: str | None = None
+    """Commit of the base on that hub."""
 
 
 def read_record(directory: Path | str) -> Record | None:
@@ -63,6 +67,8 @@ def read_record(directory: Path | str) -> Record | None:
     found: dict[str, Any] = {}
     for field in fields(Record):
         if field.name not in values:
+            if field.default is not MISSING:  # a field that older records do not have
+                continue
             raise UserError(file, f"has no field {field.name!r}", mend="restore it from the run that wrote it")
         value = values[field.name]
         if isinstance(value, list):

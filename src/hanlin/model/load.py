@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, Pretr
 from transformers.utils.logging import disable_progress_bar
 
 from hanlin.errors import UserError, did_you_mean
-from hanlin.model.hub import download_model
+from hanlin.model.hub import Access, Origin, default_access, fetch_model
 from hanlin.model.native.convert import NativeWeights, NormalisedHeadWeights, generation_config, state_of
 from hanlin.model.native.family import Family
 from hanlin.model.native.head import NormalisedLlamaConfig, NormalisedLlamaForCausalLM, has_normalised_head
@@ -38,6 +38,11 @@ def resolve_checkpoint(
 
     Raises UserError when it is neither a folder with a config.json nor a model that the hub gives.
     """
+    return find_checkpoint(path_or_id, place, default_access(revision, cache_dir))[0]
+
+
+def find_checkpoint(path_or_id: str | Path, place: str, access: Access) -> tuple[Path, Origin | None]:
+    """As ``resolve_checkpoint`` with a chosen hub; also says where the files came from, None for a folder."""
     path = Path(path_or_id).expanduser()
     if path.is_file():
         path = path.parent
@@ -50,10 +55,11 @@ def resolve_checkpoint(
                 expected="a folder with a model",
                 mend="this is an adapter: name its base here and the adapter with --adapter" if adapter else "",
             )
-        return path
+        return path, None
     if not is_hub_id(str(path_or_id)):
         raise UserError(place, f"{path_or_id} does not exist", expected="a folder with a model, or a hub id")
-    return download_model(str(path_or_id), place, revision=revision, cache_dir=cache_dir)
+    fetched = fetch_model(str(path_or_id), place, access)
+    return fetched.folder, fetched.origin
 
 
 def load_config(directory: Path | str, place: str = "--model", *, variant: str | None = None) -> PretrainedConfig:

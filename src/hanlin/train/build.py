@@ -114,7 +114,7 @@ def _adapter(base: PreTrainedModel, start: Start, config: AdapterConfig) -> Peft
         rank=config.lora_rank,
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
+        target_modules=start.target_modules,
         modules_to_save=config.modules_to_save,
     )
 

@@ -26,6 +26,7 @@ from hanlin.tokens.collate import collate
 from hanlin.train.arguments import training_arguments
 from hanlin.train.build import build_model
 from hanlin.train.callbacks import MetricsFile, ProgressBar, StopOnNaN
+from hanlin.train.choice import choose, pinned
 from hanlin.train.continuing import Continuation, choose_continuation, fingerprint_of
 from hanlin.train.datasets import Datasets, Layout, assemble
 from hanlin.train.prepare import ConversationRows, DocumentRows, prepare
@@ -73,7 +74,10 @@ def run(verb: Verb, config: TrainConfig, make_rows: MakeRows, *, console: Consol
 
     continuation = choose_continuation(config.training, output_dir)
     _say(console, continuation.notices)
-    start = open_start(verb, config, console, date=continuation.date)
+    config, choice = choose(config)
+    _say(console, choice.notices)
+    start = open_start(verb, config, choice, console, date=continuation.date)
+    config = pinned(config, start)
     device_type = "cpu" if config.trainer.get("use_cpu") or not torch.cuda.is_available() else "cuda"
     precision = _precision(config, device_type, console)
     arguments, notices = training_arguments(

@@ -54,6 +54,8 @@ class Saver:
             chain=start.chain,
             base_vocab_rows=start.base.rows if start.base else None,
             hanlin_version=__version__,
+            base_hub=start.base.origin.hub if start.base and start.base.origin else None,
+            base_revision=start.base.origin.revision if start.base and start.base.origin else None,
         )
 
     def save_checkpoint(self, staged: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:

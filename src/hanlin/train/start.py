@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,16 +13,23 @@ from hanlin.config.adapter import LORA_FLAGS
 from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import AdapterFiles, read_adapter
+from hanlin.model.choose import Choice
+from hanlin.model.entry import Entry
 from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
+from hanlin.model.hub import Access, local_tokenizer
 from hanlin.model.identity import Record
-from hanlin.model.load import resolve_checkpoint
+from hanlin.model.load import find_checkpoint
 from hanlin.model.native.adapters import native_adapter
 from hanlin.model.preflight import check_modes
+from hanlin.model.targets import expand_targets
 from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer
 from hanlin.template.published import PUBLISHED, published_template
 from hanlin.tokens.encode import open_renderer
 from hanlin.train.conformance import check_stop, settle_template
 from hanlin.vocab.tokenizer import TextTokenizer
+
+DEFAULT_TEMPLATE = "default"
+"""Template of catalog entries that name none and whose tokenizer brings none (specification 1.2)."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "qwen.tiktoken")
 
@@ -40,6 +47,8 @@ class Start:
     """How conversations are written; None in pre-training."""
     date: str
     """Day of the run (ISO), which some templates write; a run that continues keeps its first."""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """Modules that a new adapter is put on, groups of names expanded where the base is known."""
 
     @property
     def base_record(self) -> Record | None:
@@ -73,26 +82,36 @@ class Start:
 
 
 def open_start(
-    verb: Literal["pt", "sft"], config: PtConfig | SftConfig, console: Console, *, date: str | None = None
+    verb: Literal["pt", "sft"],
+    config: PtConfig | SftConfig,
+    choice: Choice,
+    console: Console,
+    *,
+    date: str | None = None,
 ) -> Start:
-    """Read headers, tokenizers and records and check that they fit one another. Raises UserError.
+    """Read headers, tokenizers and records and check that they fit one another; ``config`` is that of ``choice``.
 
-    ``date`` is the day on which a run that continues began (default: today).
+    ``date`` is the day on which a run that continues began (default: today). Raises UserError.
     """
     date = date or datetime.date.today().isoformat()
-    adapter = read_adapter(config.adapter.adapter) if config.adapter.adapter else None
-    base, base_tokenizer = _base(config)
+    elsewhere = replace(choice.access, revision=None, ignore_file_pattern=())
+    adapter = read_adapter(config.adapter.adapter, access=elsewhere) if config.adapter.adapter else None
+    base, base_tokenizer = _base(config, choice.access)
     if adapter is not None and base is not None:
         adapter = native_adapter(adapter, base.config)
-    tokenizer = _tokenizer(config, adapter, base_tokenizer)
-    for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter)):
+    own = replace(elsewhere, revision=config.model.revision)
+    tokenizer = _tokenizer(config, adapter, base_tokenizer, own)
+    targets = config.adapter.lora_target_modules
+    if base is not None:
+        targets = expand_targets(targets, base.modules, choice.entry)
+    for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter, targets)):
         console.print(notice, highlight=False, markup=False)
     record = base.record if base is not None else None
     renderer = None
     if isinstance(config, SftConfig):
-        renderer = _renderer(config, tokenizer, adapter, record, date, console)
+        renderer = _renderer(config, tokenizer, adapter, record, choice.entry, date, console)
         check_stop(renderer, tokenizer, base.directory if base else None, console)
-    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date)
+    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date, targets)
 
 
 def _facts(
@@ -102,6 +121,7 @@ def _facts(
     base_tokenizer: TextTokenizer | None,
     tokenizer: TextTokenizer,
     adapter: AdapterFiles | None,
+    targets: tuple[str, ...],
 ) -> Facts:
     own = _tokenizer_of(adapter)
     settings = config.adapter
@@ -124,21 +144,21 @@ def _facts(
         lora_flags=tuple(name for name in LORA_FLAGS if name in config.given),
         on_lora_flags=settings.on_lora_flags,
         lora={name: getattr(settings, name) for name in LORA_FLAGS},
-        target_modules=settings.lora_target_modules,
+        target_modules=targets,
         modules_to_save=settings.modules_to_save,
     )
 
 
-def _base(config: PtConfig | SftConfig) -> tuple[BaseFacts | None, TextTokenizer | None]:
+def _base(config: PtConfig | SftConfig, access: Access) -> tuple[BaseFacts | None, TextTokenizer | None]:
     name = config.model.model
     if name is None:
         return None, None
-    folder = resolve_checkpoint(name, revision=config.model.revision, cache_dir=config.model.cache_dir)
+    folder, origin = find_checkpoint(name, "--model", access)
     tokenizer = _tokenizer_in(folder, "--model")
     base = read_base(
-        name,
-        revision=config.model.revision,
-        cache_dir=config.model.cache_dir,
+        folder,
+        name=name,
+        origin=origin,
         tokenizer_length=len(tokenizer) if tokenizer else None,
         tokenizer_identity=tokenizer.identity if tokenizer else None,
     )
@@ -157,13 +177,11 @@ def _tokenizer_of(adapter: AdapterFiles | None) -> TextTokenizer | None:
 
 
 def _tokenizer(
-    config: PtConfig | SftConfig, adapter: AdapterFiles | None, base_tokenizer: TextTokenizer | None
+    config: PtConfig | SftConfig, adapter: AdapterFiles | None, base_tokenizer: TextTokenizer | None, access: Access
 ) -> TextTokenizer:
     """The named tokenizer, else the adapter's, else the base's."""
     if config.model.tokenizer:
-        return TextTokenizer.load(
-            config.model.tokenizer, revision=config.model.revision, cache_dir=config.model.cache_dir
-        )
+        return TextTokenizer.load(local_tokenizer(config.model.tokenizer, "--tokenizer", access))
     own = _tokenizer_of(adapter)
     if own is not None:
         return own
@@ -181,10 +199,12 @@ def _renderer(
     tokenizer: TextTokenizer,
     adapter: AdapterFiles | None,
     base_record: Record | None,
+    entry: Entry | None,
     date: str,
     console: Console,
 ) -> Renderer:
-    """The named template, else the one that the adapter or the base was tuned with, else the tokenizer's own.
+    """The named template, else the one that the adapter or the base was tuned with, else that of the catalog's entry,
+    else the tokenizer's own; an entry whose tokenizer has none takes ``default``, as the older tool did.
 
     A named one is compared with the tokenizer's own; one that earlier tuning used has been chosen already.
     """
@@ -196,6 +216,10 @@ def _renderer(
         return open_renderer(record.template, tokenizer, system=system, now=now)
     if name == PUBLISHED:
         name = published_template(len(tokenizer), tokenizer.pad_token)
+    if name is None and entry is not None:
+        name = entry.template or (None if tokenizer.chat_template else DEFAULT_TEMPLATE)
+        if name is not None:
+            console.print(f"Template: {name}, by the catalog (--template names another)", highlight=False)
     renderer = open_renderer(name, tokenizer, system=system, now=now)
     choice = config.instruction.on_template_difference
     return settle_template(renderer, tokenizer, system=system, choice=choice, console=console, now=now)

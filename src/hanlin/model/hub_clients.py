@@ -1,0 +1,207 @@
+"""The two hubs behind one small protocol: list a repository, bring files of one commit, find what the cache has."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hanlin.errors import UserError
+from hanlin.model.entry import Hub
+
+
+class HubError(Exception):
+    """A hub does not give what was asked for; ``reason`` is one line. ``unreachable``: it was not even asked."""
+
+    def __init__(self, error: Exception) -> None:
+        self.unreachable = _is_unreachable(error)
+        lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
+        self.reason = (lines[0] if lines else type(error).__name__)[:200]
+        super().__init__(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Names of the files of a repository at one revision."""
+
+    asked: str | None
+    """The revision as it was asked for."""
+    revision: str
+    """Its commit."""
+    files: tuple[str, ...]
+
+
+Choose = Callable[[Sequence[str]], list[str]]
+"""From the names in a repository to those that are wanted."""
+
+
+class Client(Protocol):
+    """What a hub does for us. Every method but ``check`` and ``cache_folder`` raises HubError."""
+
+    def check(self, place: str) -> None:
+        """Raises UserError when the client is not installed."""
+
+    def cache_folder(self, cache_dir: str | Path | None) -> Path:
+        """Root of its cache."""
+
+    def list_files(self, name: str, revision: str | None) -> Listing:
+        """All files of ``name``, and the commit they are of."""
+
+    def download(
+        self, name: str, listing: Listing, files: Sequence[str], cache_dir: str | Path | None
+    ) -> tuple[Path, str]:
+        """Folder with ``files`` of ``listing``, and their commit."""
+
+    def cached(self, name: str, revision: str | None, choose: Choose, cache_dir: str | Path | None) -> tuple[Path, str]:
+        """As ``download``, of what the cache has; the network is not asked. ``choose`` says which files count."""
+
+
+class HuggingFace:
+    """Through huggingface_hub."""
+
+    def check(self, place: str) -> None:
+        """Always there: transformers needs it."""
+
+    def cache_folder(self, cache_dir: str | Path | None) -> Path:
+        """HF_HUB_CACHE unless named."""
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        return Path(cache_dir or HF_HUB_CACHE).expanduser()
+
+    def list_files(self, name: str, revision: str | None) -> Listing:
+        """One request; the commit is the hub's own."""
+        from huggingface_hub import HfApi
+
+        with _failures():
+            info = HfApi().model_info(name, revision=revision)
+        siblings = info.siblings or []
+        return Listing(revision, str(info.sha), tuple(str(sibling.rfilename) for sibling in siblings))
+
+    def download(
+        self, name: str, listing: Listing, files: Sequence[str], cache_dir: str | Path | None
+    ) -> tuple[Path, str]:
+        """The snapshot; asked for by the branch, so that the cache remembers which commit the branch had."""
+        from huggingface_hub import snapshot_download
+
+        patterns = [_literal(file) for file in files]
+        with _failures():
+            folder = snapshot_download(name, revision=listing.asked, cache_dir=cache_dir, allow_patterns=patterns)
+        return Path(folder), Path(folder).name
+
+    def cached(self, name: str, revision: str | None, choose: Choose, cache_dir: str | Path | None) -> tuple[Path, str]:
+        """The snapshot that the branch had when it was last downloaded; newer clients look whether it is whole."""
+        import huggingface_hub
+
+        patterns = None
+        with _failures():
+            if hasattr(huggingface_hub, "get_cached_repo_tree"):
+                tree = huggingface_hub.get_cached_repo_tree(name, revision=revision, cache_dir=cache_dir)
+                patterns = [_literal(file) for file in choose([entry.path for entry in tree])]
+            folder = huggingface_hub.snapshot_download(
+                name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns, local_files_only=True
+            )
+        return Path(folder), Path(folder).name
+
+
+class ModelScope:
+    """Through modelscope-hub, the client that ModelScope's other packages use themselves."""
+
+    def check(self, place: str) -> None:
+        """An optional package."""
+        if importlib.util.find_spec("modelscope_hub") is None:
+            raise UserError(
+                place,
+                "is to come from ModelScope, whose client is not installed",
+                mend="pip install 'hanlin[modelscope]', or take it from Hugging Face with --use_hf true",
+            )
+
+    def cache_folder(self, cache_dir: str | Path | None) -> Path:
+        """MODELSCOPE_CACHE unless named."""
+        from modelscope_hub import HubConfig
+
+        return Path(cache_dir).expanduser() if cache_dir else Path(HubConfig().cache_dir)
+
+    def list_files(self, name: str, revision: str | None) -> Listing:
+        """The commit is that of the newest file: ModelScope names none for a branch, but downloads by commits."""
+        with _failures():
+            api = self._api(name)
+            files = [file for file in api.legacy.list_repo_files(name, "model", revision or "master") if _is_file(file)]
+        dated = [file for file in files if file.get("Revision") and file.get("CommittedDate") is not None]
+        newest = max(dated, key=lambda file: float(file["CommittedDate"]), default=None)
+        commit = str(newest["Revision"]) if newest is not None and len(dated) == len(files) else None
+        return Listing(revision, commit or revision or "master", tuple(str(file["Path"]) for file in files))
+
+    def download(
+        self, name: str, listing: Listing, files: Sequence[str], cache_dir: str | Path | None
+    ) -> tuple[Path, str]:
+        """The client compares every file with the hub's SHA-256."""
+        with _failures():
+            folder = self._api(name).download_repo(
+                name,
+                "model",
+                revision=listing.revision,
+                cache_dir=_folder(cache_dir),
+                allow_patterns=[_literal(file) for file in files],
+            )
+        return Path(folder), listing.revision
+
+    def cached(self, name: str, revision: str | None, choose: Choose, cache_dir: str | Path | None) -> tuple[Path, str]:
+        """The one revision that was downloaded; several need ``--revision``."""
+        from modelscope_hub import HubApi
+
+        with _failures():
+            folder = HubApi().download_repo(
+                name, "model", revision=revision, cache_dir=_folder(cache_dir), local_files_only=True
+            )
+        return Path(folder), Path(folder).name
+
+    def _api(self, name: str) -> Any:
+        """The client of the site (.cn or .ai) that has ``name``, as ModelScope's own tools choose it."""
+        from modelscope_hub import HubApi
+
+        return HubApi(endpoint=HubApi().resolve_endpoint_for_read(name, repo_type="model"))
+
+
+_LIBRARIES = ("huggingface_hub", "modelscope_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3")
+"""Top-level modules of the clients' own exceptions and of those below them."""
+
+CLIENTS: dict[Hub, Client] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """What the clients raise for a hub that refuses, is not reached or sends something else than it promised."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        raise HubError(error) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _LIBRARIES:
+            raise
+        raise HubError(error) from error
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether there was no connection at all, as the clients and the libraries below them say it."""
+    while error is not None:
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if names & {"ConnectionError", "TransportError", "OfflineModeIsEnabled", "NetworkError", "Timeout"}:
+            return True
+        error = error.__cause__
+    return False
+
+
+def _folder(cache_dir: str | Path | None) -> Path | None:
+    return Path(cache_dir).expanduser() if cache_dir else None
+
+
+def _is_file(file: dict[str, Any]) -> bool:
+    return bool(file.get("Path")) and (file.get("Type") or "blob") != "tree"
+
+
+def _literal(name: str) -> str:
+    """A pattern that matches ``name`` alone."""
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
