@@ -56,10 +56,9 @@ def test_a_catalog_id_is_trained_chatted_with_and_merged(hub: HubServer, instruc
     assert "model_type" not in settings
 
     asked = len(hub.asked)
-    answer = hanlin(
+    hanlin(
         hub, tmp_path, "infer", str(tmp_path / "out"), "--prompt", "say fox", "--max_new_tokens", "2", "--offline"
     )
-    assert answer.strip()
     merged = tmp_path / "merged"
     hanlin(hub, tmp_path, "merge", str(adapter), "--output_dir", str(merged), "--offline")
     assert len(hub.asked) == asked, "the recorded commit is taken from the cache"
@@ -82,8 +81,7 @@ def test_an_own_entry_brings_hub_template_and_targets(hub: HubServer, instructio
     assert sorted(json.loads((adapter / "adapter_config.json").read_text())["target_modules"]) == [
         "k_proj", "o_proj", "q_proj", "v_proj"
     ]  # fmt: skip
-    answer = hanlin(hub, tmp_path, "infer", str(tmp_path / "out"), "--prompt", "say fox", "--max_new_tokens", "2")
-    assert answer.strip()
+    hanlin(hub, tmp_path, "infer", str(tmp_path / "out"), "--prompt", "say fox", "--max_new_tokens", "2")
 
 
 @pytest.mark.parametrize(
