@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,8 @@ class HubServer:
     """Bytes of each file that were sent."""
     cut: str = ""
     """File of which a first half is sent and no more."""
+    delay: float = 0.0
+    """Seconds before each content is sent."""
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
         """Environment of a process that knows no other hub."""
@@ -120,6 +123,7 @@ def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[
         def _file(self, name: str, file: Path, body: bool) -> None:
             if body:
                 hub.fetched.append(f"{name}/{file.name}")
+                time.sleep(hub.delay)
             self._send(200, file.read_bytes(), body, file=file.name)
 
         def _send(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.model.hub import SETTINGS_FILES, WEIGHT_FILES, choose_files
+from hanlin.errors import UserError
+from hanlin.model.hub import SETTINGS_FILES, WEIGHT_FILES, Access, choose_files, fetch_model
 from hub_server import COMMIT, HubServer, needs_modelscope, serve
 from tiny import tiny_llama
 
@@ -36,6 +38,7 @@ def model(tmp_path: Path) -> Path:
     """A model in two shards, with code beside it that must stay where it is."""
     folder = tiny_llama(tmp_path / "model", max_shard_size="20KB")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
+    (folder / "consolidated.safetensors").write_bytes((folder / "model-00001-of-00006.safetensors").read_bytes())
     (folder / "README.md").write_text("# a model\n")
     (folder / "vocab.tiktoken").write_text("IQ== 0\n")
     return folder
@@ -80,7 +83,7 @@ def test_a_model_comes_whole_at_its_commit_and_without_code(
 ) -> None:
     folder, origin = fetch(hub, tmp_path / "home", name, "team/model")
     assert origin == f"{name} team/model {COMMIT}"
-    wanted = {file.name for file in model.iterdir()} - {"modeling_evil.py", "README.md"}
+    wanted = {file.name for file in model.iterdir()} - {"modeling_evil.py", "README.md", "consolidated.safetensors"}
     assert {file.name for file in folder.iterdir() if not file.name.startswith(".")} == wanted
     for file in wanted:
         assert (folder / file).read_bytes() == (model / file).read_bytes()
@@ -96,6 +99,7 @@ def test_what_is_there_is_not_sent_again(name: str, hub: HubServer, tmp_path: Pa
 
 @pytest.mark.parametrize("name", HUBS)
 def test_two_processes_download_once(name: str, hub: HubServer, tmp_path: Path) -> None:
+    hub.delay = 0.5  # so that they do meet
     processes = [start(hub, tmp_path / "home", name, "team/model") for _ in range(2)]
     folders = set()
     for process in processes:
@@ -153,6 +157,12 @@ def test_an_interrupted_download_goes_on(name: str, hub: HubServer, model: Path,
     assert hub.fetched == [f"team/model/{shard.name}"]
     if name == "modelscope":  # Hugging Face's client keeps what it has of a file from 10 MB on
         assert hub.sent[shard.name] <= shard.stat().st_size // 2 + 1
+
+
+def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--model: .* pip install 'hanlin\[modelscope\]'"):
+        fetch_model("team/model", "--model", Access(hub="modelscope"))
 
 
 def test_only_named_kinds_of_files_are_taken() -> None:

@@ -139,3 +139,15 @@ def test_a_full_disk_leaves_the_old_record(tmp_path, monkeypatch):
         write_record(tmp_path, RECORD)
     assert (tmp_path / "hanlin.json").read_bytes() == before
     assert [Path(f).name for f in tmp_path.iterdir()] == ["hanlin.json"]
+
+
+def test_a_record_from_before_hubs_were_recorded_is_read(tmp_path):
+    write_record(tmp_path, RECORD)
+    values = json.loads((tmp_path / "hanlin.json").read_text())
+    for name in ("base_hub", "base_revision"):
+        assert values.pop(name) is None
+    (tmp_path / "hanlin.json").write_text(json.dumps(values))
+    assert read_record(tmp_path) == RECORD
+    (tmp_path / "hanlin.json").write_text(json.dumps({**values, "base_hub": "elsewhere"}))
+    with pytest.raises(UserError, match="base_hub is 'elsewhere'"):
+        read_record(tmp_path)

@@ -56,9 +56,7 @@ def test_a_catalog_id_is_trained_chatted_with_and_merged(hub: HubServer, instruc
     assert "model_type" not in settings
 
     asked = len(hub.asked)
-    hanlin(
-        hub, tmp_path, "infer", str(tmp_path / "out"), "--prompt", "say fox", "--max_new_tokens", "2", "--offline"
-    )
+    hanlin(hub, tmp_path, "infer", str(tmp_path / "out"), "--prompt", "say fox", "--max_new_tokens", "2", "--offline")
     merged = tmp_path / "merged"
     hanlin(hub, tmp_path, "merge", str(adapter), "--output_dir", str(merged), "--offline")
     assert len(hub.asked) == asked, "the recorded commit is taken from the cache"

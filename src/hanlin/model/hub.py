@@ -2,16 +2,16 @@
 code.
 
 A repository is listed once, the files that are wanted are chosen here, and the client brings exactly those at the
-commit of the listing: resumed where it was interrupted, checked, and kept in the hub's own cache.
+commit of the listing: resumed where it was interrupted, checked, and kept in the hub's own cache. Both clients lock a
+file while they bring it, so that of several processes of a machine one downloads and the others wait and find it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from hanlin.names import is_hub_id
 
 SETTINGS_FILES = ("*.json", "*.model", "*.txt", "*.tiktoken", "*.jinja")
 WEIGHT_FILES = ("*.safetensors",)
+SECOND_COPY = r"consolidated.*\.safetensors"
+"""The same weights once more in their maker's own layout, beside those of transformers (Mistral's repositories)."""
 PICKLED_FILES = ("pytorch_model*.bin",)
 ADAPTER_FILES = (*SETTINGS_FILES, *WEIGHT_FILES, "adapter_model.bin")
 """Patterns of what is taken, of files at the top of a repository. Python files match none of them."""
@@ -70,6 +72,7 @@ def default_access(revision: str | None = None, cache_dir: str | Path | None = N
 
 def fetch_model(name: str, place: str, access: Access) -> Fetched:
     """A model with its tokenizer; pickled weights are taken only where there are no others. Raises UserError."""
+    access = replace(access, ignore_file_pattern=(*access.ignore_file_pattern, SECOND_COPY))
     fetched = _fetch(name, place, access, (*SETTINGS_FILES, *WEIGHT_FILES), instead=PICKLED_FILES)
     if not (fetched.folder / "config.json").is_file():
         raise _absent(name, place, access, "config.json")
@@ -101,12 +104,11 @@ def _fetch(name: str, place: str, access: Access, patterns: Sequence[str], inste
 
     try:
         client.check(place)
-        with _once_per_node(client.cache_folder(access.cache_dir), access.hub, name):
-            listing = None if access.offline else _list(client, name, access, choose)
-            if listing is None:
-                folder, revision = client.cached(name, access.revision, choose, access.cache_dir)
-            else:
-                folder, revision = client.download(name, listing, choose(listing.files), access.cache_dir)
+        listing = None if access.offline else _list(client, name, access, choose)
+        if listing is None:
+            folder, revision = client.cached(name, access.revision, choose, access.cache_dir)
+        else:
+            folder, revision = client.download(name, listing, choose(listing.files), access.cache_dir)
     except HubError as failure:
         raise _refused(name, place, access, failure.reason) from failure
     return Fetched(folder, Origin(access.hub, name, revision))
@@ -142,29 +144,6 @@ def choose_files(
 
 def _matches(file: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
-
-
-@contextlib.contextmanager
-def _once_per_node(cache: Path, hub: Hub, name: str) -> Iterator[None]:
-    """One process of a machine downloads, the others wait and find the files in the cache.
-
-    A lock and not the local rank decides who: so it also holds for runs that were not started together.
-    """
-    from filelock import FileLock
-
-    digest = hashlib.sha256(f"{hub}\0{name}".encode()).hexdigest()[:32]
-    folder = cache / ".locks"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"hanlin-{digest}.lock")
-        lock.acquire()
-    except (OSError, NotImplementedError):  # a cache that can only be read, or without locks: the client's own hold
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _refused(name: str, place: str, access: Access, reason: str) -> UserError:

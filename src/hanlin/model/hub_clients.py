@@ -39,13 +39,10 @@ Choose = Callable[[Sequence[str]], list[str]]
 
 
 class Client(Protocol):
-    """What a hub does for us. Every method but ``check`` and ``cache_folder`` raises HubError."""
+    """What a hub does for us. Every method but ``check`` raises HubError."""
 
     def check(self, place: str) -> None:
         """Raises UserError when the client is not installed."""
-
-    def cache_folder(self, cache_dir: str | Path | None) -> Path:
-        """Root of its cache."""
 
     def list_files(self, name: str, revision: str | None) -> Listing:
         """All files of ``name``, and the commit they are of."""
@@ -64,12 +61,6 @@ class HuggingFace:
 
     def check(self, place: str) -> None:
         """Always there: transformers needs it."""
-
-    def cache_folder(self, cache_dir: str | Path | None) -> Path:
-        """HF_HUB_CACHE unless named."""
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        return Path(cache_dir or HF_HUB_CACHE).expanduser()
 
     def list_files(self, name: str, revision: str | None) -> Listing:
         """One request; the commit is the hub's own."""
@@ -117,12 +108,6 @@ class ModelScope:
                 "is to come from ModelScope, whose client is not installed",
                 mend="pip install 'hanlin[modelscope]', or take it from Hugging Face with --use_hf true",
             )
-
-    def cache_folder(self, cache_dir: str | Path | None) -> Path:
-        """MODELSCOPE_CACHE unless named."""
-        from modelscope_hub import HubConfig
-
-        return Path(cache_dir).expanduser() if cache_dir else Path(HubConfig().cache_dir)
 
     def list_files(self, name: str, revision: str | None) -> Listing:
         """The commit is that of the newest file: ModelScope names none for a branch, but downloads by commits."""
