@@ -12,6 +12,8 @@ from hanlin.cli import main
 from hanlin.model.catalog import CATALOG, find_entry, nearest_ids, search, unknown_id
 from hanlin.model.catalog_2023 import ENTRIES_2023
 from hanlin.model.entry import Entry
+from hanlin.template import TEMPLATES
+from hanlin.train.start import DEFAULT_TEMPLATE
 
 # id, ModelScope, Hugging Face ("=" the same, "-" none), template ("-" unset), LoRA targets, weights, forced dtype
 TABLE = """
@@ -70,12 +72,6 @@ skywork-13b-chat          skywork/Skywork-13B-chat                   -          
 """  # noqa: E501
 ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
-TEMPLATES_2023 = {
-    "default", "default-generation", "chatml", "baichuan", "chatglm2", "chatglm2-generation", "llama", "openbuddy",
-    "internlm", "xverse", "ziya", "chatglm3", "skywork",
-}  # fmt: skip
-"""The eleven templates of specification 2.2 and the two of appendix A."""
-
 
 def test_the_ids_of_2023_are_all_here_in_their_order() -> None:
     assert [entry.id for entry in ENTRIES_2023] == [row[0] for row in ROWS]
@@ -108,7 +104,8 @@ def test_no_hub_id_leads_to_two_entries() -> None:
 
 def test_every_template_of_the_catalog_is_a_known_one() -> None:
     named = {entry.template for entry in CATALOG.values() if entry.template}
-    assert named <= TEMPLATES_2023 | {"llama2-zh"}
+    assert named <= set(TEMPLATES)
+    assert DEFAULT_TEMPLATE in TEMPLATES
     assert {"chatml", "baichuan", "chatglm2", "llama", "openbuddy", "internlm", "xverse", "ziya"} <= named
 
 

@@ -1,4 +1,4 @@
-"""Which template a run takes, in the documented order: the user's, the record's, the entry's, the tokenizer's, default."""
+"""Which template a run takes: the user's, else the record's, the entry's, the tokenizer's own, ``default``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_the_order_of_templates(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(start, "resolve_renderer", lambda name, **_: asked.append(name))
-    monkeypatch.setattr(start, "special_tokens", lambda tokenizer: None)
+    monkeypatch.setattr(start, "open_renderer", lambda name, *_, **__: asked.append(name))
+    monkeypatch.setattr(start, "settle_template", lambda renderer, *_, **__: renderer)
     words = ["--model", "m", "--dataset", "d", "--output_dir", "o", *(["--template", flag] if flag else [])]
     config, _ = parse(SftConfig, words)
     tokenizer: Any = SimpleNamespace(chat_template=jinja, pad_token=None)
