@@ -16,6 +16,7 @@ from hanlin.config.older import ENTRY_POINTS, MergeTokenizers, translate
 from hanlin.config.parse import Names, Parsed, names_of, parse, take_flag
 from hanlin.config.runs import PtConfig, SftConfig
 from hanlin.config.shell import Command, Fault, Word
+from hanlin.config.templates import TemplatesConfig, TemplateShowConfig
 from hanlin.config.tokenizer import TokenizerExtend, TokenizerReport, TokenizerTrain
 from hanlin.errors import UserError, nearest
 
@@ -29,6 +30,8 @@ SETTINGS: Mapping[str, type[Any]] = {
     "tokenizer extend": TokenizerExtend,
     "tokenizer report": TokenizerReport,
     "models": ModelsConfig,
+    "templates": TemplatesConfig,
+    "template show": TemplateShowConfig,
     "older merge_tokenizers": MergeTokenizers,
 }
 """Settings of the verbs whose flags are checked."""
