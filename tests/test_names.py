@@ -36,7 +36,7 @@ def test_a_missing_path_asks_no_network(name: str, monkeypatch: pytest.MonkeyPat
         raise AssertionError(f"asked the hub for {name}")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "_download", network)
+    monkeypatch.setattr(hub, "_fetch", network)
     for place in (pretrained, tokenizer):
         monkeypatch.setattr(place, "from_pretrained", network)
     with pytest.raises(UserError, match="does not exist"):
