@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from golden import write_case
 from hanlin.cli import main
 from hub_server import COMMIT, HubServer, needs_modelscope, serve
 
@@ -42,8 +44,9 @@ def sft(hub: HubServer, home: Path, rows: Path, *words: str) -> str:
 
 
 def test_a_catalog_id_is_trained_chatted_with_and_merged(hub: HubServer, instructions: Path, tmp_path: Path) -> None:
-    said = sft(hub, tmp_path, instructions, "--model_type", "llama2-7b", "--template", "alpaca")
+    said = sft(hub, tmp_path, instructions, "--model_type", "llama2-7b")
     assert "Model llama2-7b: meta-llama/Llama-2-7b-hf on Hugging Face" in said
+    assert "Template: default, by the catalog" in said
     adapter = tmp_path / "out" / "sft_lora_model"
     record = json.loads((adapter / "hanlin.json").read_text())
     origin = (record["base_model"], record["base_hub"], record["base_revision"])
@@ -63,6 +66,19 @@ def test_a_catalog_id_is_trained_chatted_with_and_merged(hub: HubServer, instruc
     record = json.loads((merged / "hanlin.json").read_text())
     assert (record["base_hub"], record["base_revision"]) == ("huggingface", COMMIT)
     assert not [name for name in hub.asked if "modelscope" in name]
+
+
+def test_a_checkpoint_of_2023_is_trained_by_its_name(base: Path, instructions: Path, tmp_path: Path) -> None:
+    """Pickled weights, code beside them and a fused projection: none of it reaches the user."""
+    checkpoint = write_case(tmp_path / "baichuan", "baichuan-7b", rows=320, max_position_embeddings=512)
+    for file in ("tokenizer.model", "tokenizer_config.json"):
+        shutil.copyfile(base / file, checkpoint / file)
+    (checkpoint / "modeling_baichuan.py").write_text("raise SystemExit")
+    with serve({"baichuan-inc/Baichuan-7B": checkpoint}) as hub:
+        sft(hub, tmp_path, instructions, "--model_id_or_path", "baichuan-inc/baichuan-7B")
+        assert not [name for name in hub.fetched if name.endswith(".py")]
+    settings = json.loads((tmp_path / "out" / "sft_lora_model" / "adapter_config.json").read_text())
+    assert sorted(settings["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
 
 
 @needs_modelscope

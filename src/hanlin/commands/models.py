@@ -39,9 +39,10 @@ def show(console: Console, entries: Sequence[Entry], num_known: int) -> None:
     """A row for each entry, and how to use one."""
     table = Table(box=None)
     table.add_column("--model_type", no_wrap=True)
-    table.add_column("Hugging Face; ModelScope where it differs", no_wrap=True)  # an id cut in two cannot be copied
-    for title in ("template", "LoRA", "notes"):
-        table.add_column(title, overflow="fold")
+    table.add_column("Hugging Face; ModelScope where it differs", overflow="fold", min_width=24)
+    table.add_column("template", no_wrap=True)
+    table.add_column("LoRA", no_wrap=True)
+    table.add_column("notes", min_width=10)
     for entry in entries:
         table.add_row(
             entry.id,
@@ -69,9 +70,7 @@ def _hub_ids(entry: Entry) -> str:
 
 
 def _notes(entry: Entry) -> str:
-    return "; ".join(
-        part for part in (entry.quantization, entry.refused or (entry.refusal and "not loaded"), entry.notes) if part
-    )
+    return "; ".join(part for part in (entry.quantization, entry.refusal and "not loaded", entry.notes) if part)
 
 
 def _plain(entry: Entry) -> dict[str, object]:

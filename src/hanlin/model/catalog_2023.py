@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hanlin.model.entry import QKV_GROUP, Entry
+from hanlin.model.entry import NOT_NATIVE, QKV_GROUP, Entry
 
 _QWEN: dict[str, Any] = {"family": "qwen", "qkv": ("c_attn",)}
 _QWEN_VL: dict[str, Any] = {
@@ -26,7 +26,7 @@ _LLAMA2: dict[str, Any] = {"family": "llama", "ignore_file_pattern": (r".+\.bin$
 _INTERNLM: dict[str, Any] = {"family": "internlm"}
 _XVERSE: dict[str, Any] = {"family": "xverse"}
 _MISTRAL: dict[str, Any] = {"family": "mistral"}
-_SKYWORK: dict[str, Any] = {"family": "skywork"}
+_SKYWORK: dict[str, Any] = {"family": "skywork", "refused": NOT_NATIVE}
 _GPTQ4: dict[str, Any] = {"quantization": "gptq-int4", "dtype": "float16"}
 _GPTQ8: dict[str, Any] = {"quantization": "gptq-int8", "dtype": "float16"}
 _BNB4: dict[str, Any] = {"quantization": "bnb-4bit", "dtype": "bfloat16"}

@@ -6,7 +6,7 @@ says otherwise.
 
 from __future__ import annotations
 
-from hanlin.model.entry import Q_K_V, Entry
+from hanlin.model.entry import NOT_NATIVE, Q_K_V, Entry
 
 _FUSED = {"phi3": ("qkv_proj",), "internlm2": ("wqkv",)}
 """Families that make queries, keys and values in one projection."""
@@ -20,6 +20,7 @@ def _entry(id: str, family: str, huggingface: str, modelscope: str | None, templ
         modelscope=modelscope,
         template=template,
         qkv=_FUSED.get(family, Q_K_V),
+        refused=NOT_NATIVE if family == "internlm2" else "",
     )
 
 

@@ -15,6 +15,9 @@ ALL_LINEAR = "all-linear"
 Q_K_V = ("q_proj", "k_proj", "v_proj")
 
 
+NOT_NATIVE = "needs code of its own, which is never run, and no native family is proved equal to it"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A model by name. Module names are those of the checkpoint as it was published."""
