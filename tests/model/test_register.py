@@ -92,7 +92,7 @@ def test_a_bad_file_names_its_line(tmp_path: Path, name: str, text: str, line: i
 def test_the_flag_reaches_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(GOOD)
-    assert main(["models", "tigerbot", "--register", str(file)]) == 0
+    assert main(["models", "tigerbot", "--json", "--register", str(file)]) == 0
     assert "TigerResearch/tigerbot-13b-chat-v4" in capsys.readouterr().out
     assert main(["models", "tigerbot"]) == 2
     assert main(["models", "--register", str(tmp_path / "absent.yaml")]) == 2
