@@ -20,7 +20,7 @@ NUMBERS = {
     "<start_of_turn>": 330, "<end_of_turn>": 331, "<|end|>": 332, "<sop>": 333,
     "<｜User｜>": 340, "<｜Assistant｜>": 341,
     "<|START_OF_TURN_TOKEN|>": 350, "<|END_OF_TURN_TOKEN|>": 351, "<|SYSTEM_TOKEN|>": 352, "<|USER_TOKEN|>": 353,
-    "<|CHATBOT_TOKEN|>": 354,
+    "<|CHATBOT_TOKEN|>": 354, "<think>": 360, "</think>": 361, "[INST]": 362, "[/INST]": 363,
     "[MASK]": 64789, "[gMASK]": 64790, "[sMASK]": 64791, "sop": 64792, "eop": 64793,
     "<|system|>": 64794, "<|user|>": 64795, "<|assistant|>": 64796, "<|observation|>": 64797,
 }  # fmt: skip
@@ -31,9 +31,13 @@ for _token, _number in NUMBERS.items():
     PIECES[_number] = _token
 
 SPECIAL = SpecialTokens(
-    "<s>", "</s>", tuple(name for name in NUMBERS if name not in ("<unk>", "<eoh>", "<eoa>")), PIECES
+    "<s>",
+    "</s>",
+    tuple(name for name in NUMBERS if name not in ("<unk>", "<eoh>", "<eoa>", "[INST]", "[/INST]")),
+    PIECES,
 )
-"""What a renderer is told; ``<eoh>`` and ``<eoa>`` are ordinary pieces, as in InternLM's file."""
+"""What a renderer is told; ``<eoh>`` and ``<eoa>`` are ordinary pieces, as in InternLM's file, and ``[INST]`` is one of
+the later Mistral alone."""
 
 
 class EveryToken:

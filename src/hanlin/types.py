@@ -43,6 +43,9 @@ class Message:
     content: str
     weight: float | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    """Of an answer: calls as OpenAI writes them, ``{"type": "function", "function": {"name", "arguments"}}``."""
+    tool_call_id: str | None = None
+    """Of a tool message: the id of the call that it answers."""
     images: tuple[str, ...] = ()
 
 

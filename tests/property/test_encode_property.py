@@ -47,17 +47,24 @@ def conversations(draw: st.DrawFn, name: str) -> Conversation:
     for _ in range(draw(st.integers(1, 1 if name in SINGLE_TURN else 4))):
         messages.append(Message("user", draw(TEXTS)))
         weight = draw(st.sampled_from([None, None, 1.0, 0.0]))
-        messages.append(Message("assistant", draw(TEXTS.filter(bool)), weight=weight))
+        answer = draw(TEXTS.filter(bool).filter(lambda text: name != "qwen3" or "think>" not in text))
+        messages.append(Message("assistant", answer, weight=weight))
     return Conversation(tuple(messages), Place("x.jsonl", line=1))
 
 
 TRAIN_ON = st.sampled_from(["all", "last"])
 
 
-def wanted(conversation: Conversation, train_on: str) -> list[int]:
+def rewrites(renderer: Renderer, conversation: Conversation) -> bool:
+    """Whether earlier turns stand in the row in another way than when their answers were written."""
+    with_system = conversation.messages[0].role == "system" and conversation.messages[0].content
+    return renderer.name == "qwen3" or (renderer.name == "mistral-v0.3" and bool(with_system))
+
+
+def wanted(renderer: Renderer, conversation: Conversation, train_on: str) -> list[int]:
     """Indices of the answers that are trained."""
     answers = [i for i, message in enumerate(conversation.messages) if message.role == "assistant"]
-    chosen = answers[-1:] if train_on == "last" else answers
+    chosen = answers[-1:] if train_on == "last" or rewrites(renderer, conversation) else answers
     return [i for i in chosen if conversation.messages[i].weight != 0]
 
 
@@ -94,11 +101,11 @@ def test_trained_ids_are_the_answers_and_their_stops(
     encoded = encode_conversation(conversation, renderer, TOKENIZER, train_on=train_on)
     assert len(encoded.ids) == len(encoded.labels)
     assert all(label in (IGNORE_INDEX, token) for token, label in zip(encoded.ids, encoded.labels, strict=True))
-    texts = [target(renderer, conversation, answer) for answer in wanted(conversation, train_on)]
+    texts = [target(renderer, conversation, answer) for answer in wanted(renderer, conversation, train_on)]
     assert TOKENIZER.decode(trained_ids(encoded)) == "".join(texts)
     assert all(is_text(i) or i in stop_ids(renderer) for i in trained_ids(encoded))
     assert len(encoded.turn_ends) == sum(message.role == "assistant" for message in conversation.messages)
-    if wanted(conversation, "last"):
+    if wanted(renderer, conversation, "last"):
         assert encoded.labels[encoded.turn_ends[-1] - 1] in stop_ids(renderer)
     written = TOKENIZER.decode(encoded.ids)
     for message in conversation.messages:
@@ -126,7 +133,8 @@ def test_every_prompt_is_the_start_of_training(renderer: Renderer, data: st.Data
     conversation = data.draw(conversations(renderer.name))
     whole = encode_conversation(conversation, renderer, TOKENIZER)
     first = next(i for i, message in enumerate(conversation.messages) if message.role == "assistant")
-    for answer in range(first, len(conversation.messages), 2):
+    answers = range(first, len(conversation.messages), 2)
+    for answer in answers[-1:] if rewrites(renderer, conversation) else answers:
         question = Conversation(conversation.messages[:answer], conversation.place)
         prompt = encode_prompt(question, renderer, TOKENIZER)
         assert whole.ids[: len(prompt)] == prompt
@@ -142,7 +150,7 @@ def test_a_cut_row_keeps_a_stop_and_the_limit(
     conversation = data.draw(conversations(renderer.name))
     encoded = encode_conversation(conversation, renderer, TOKENIZER, train_on=train_on)
     fitted = fit(encoded, max_length, "cut", prefix_ids=(TOKENIZER.special_id("<s>"),))
-    if not wanted(conversation, train_on):
+    if not wanted(renderer, conversation, train_on):
         assert fitted.encoded is None
         return
     row = fitted.encoded
@@ -153,7 +161,7 @@ def test_a_cut_row_keeps_a_stop_and_the_limit(
     assert row.num_trained >= 1
     assert row.labels[0] == IGNORE_INDEX or encoded.labels[0] != IGNORE_INDEX
     if fitted.cut_tokens:
-        if renderer.name in STOPS_INSIDE or wanted(conversation, "last"):
+        if renderer.name in STOPS_INSIDE or wanted(renderer, conversation, "last"):
             assert row.labels[-1] in stop_ids(renderer)
         # nothing is invented: the row is a part of the given one, in order
         given_pairs = iter(zip(encoded.ids, encoded.labels, strict=True))

@@ -169,6 +169,7 @@ class Row:
 Render = Callable[[Row, str, Turns], None]
 SWIFT_SYSTEM = "you are a helpful assistant!"
 START, END, TEXT_END, SEPARATOR = 310, 311, 306, 312
+THINK, INST = 360, 362
 SYSTEM_MARK, USER_MARK, ASSISTANT_MARK = 64794, 64795, 64796
 
 
@@ -310,6 +311,36 @@ def mistral(row: Row, system: str, turns: Turns) -> None:
         row.trained(answer, EOS)
 
 
+def llama31(row: Row, system: str, turns: Turns) -> None:
+    """As Llama 3, with a header in any case."""
+    row.read(
+        BOS, 320, "system", 321, "\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n", system, 322
+    )
+    for question, answer in turns:
+        row.read(320, "user", 321, f"\n\n{question}", 322, 320, "assistant", 321, "\n\n")
+        row.trained(answer, 322)
+
+
+def mistral_v3(row: Row, system: str, turns: Turns) -> None:
+    row.read(BOS)
+    for number, (question, answer) in enumerate(turns, start=1):
+        last = f"{system}\n\n" if system and number == len(turns) else ""
+        row.read(INST, f"{last}{question}", INST + 1)
+        (row.read if system and number < len(turns) else row.trained)(answer, EOS)
+
+
+def qwen3(row: Row, system: str, turns: Turns) -> None:
+    if system:
+        row.read(START, f"system\n{system}", END, "\n")
+    for number, (question, answer) in enumerate(turns, start=1):
+        row.read(START, f"user\n{question}", END, "\n", START, "assistant\n")
+        if number < len(turns):
+            row.read(answer, END, "\n")
+        else:
+            row.read(THINK, "\n\n", THINK + 1, "\n\n")
+            row.trained(answer, END)
+
+
 def gemma(row: Row, system: str, turns: Turns) -> None:
     row.read(BOS)
     for number, (question, answer) in enumerate(turns):
@@ -400,13 +431,16 @@ RENDERINGS: dict[str, tuple[str, Render]] = {
     "tigerbot": ("", plain(lambda q: f"\n\n### Instruction:\n{q}\n\n### Response:\n", "")),
     "qwen": ("You are a helpful assistant.", chatml_of()),
     "qwen2.5": ("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.", chatml_of()),
+    "qwen3": ("", qwen3),
     "qwen3-instruct": ("", chatml_of()),
     "yi": ("", chatml_of()),
     "internlm2": ("", chatml_of(bos=True)),
     "smollm2": ("You are a helpful AI assistant named SmolLM, trained by Hugging Face", chatml_of()),
     "llama2": ("", llama_of("", None)),
     "llama3": ("", llama3),
+    "llama3.1": ("", llama31),
     "mistral": ("", mistral),
+    "mistral-v0.3": ("", mistral_v3),
     "gemma": ("", gemma),
     "phi-3": ("", phi3),
     "phi-4": ("", phi4),
@@ -447,6 +481,8 @@ def test_rendering_by_hand(name: str) -> None:
         system = draw.choice([None, "", text(draw, 3)][: 2 if name in NO_SYSTEM else 3])
         num_turns = 1 if name in ONE_TURN else draw.randint(1, 4)
         turns = [(text(draw, 4, least=0), text(draw, 5)) for _ in range(num_turns)]
+        if TEMPLATES[name].empty_thought:  # an answer with a thought of its own is refused
+            turns = [(question, answer.replace("think>", "")) for question, answer in turns]
         conversation = talk(system, turns)
         expected = Row()
         render(expected, default if system is None else system, turns)

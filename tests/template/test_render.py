@@ -65,11 +65,12 @@ def test_system_texts(name: str) -> None:
     assert (system, False, False) in shape(given, *talk)
     bare = resolve_renderer(name, chat_template=None, special=SPECIAL, system="")
     assert shape(bare, *talk) == shape(own, ("system", ""), *talk)
-    assert "system" not in "".join(text for text, _, _ in shape(bare, *talk)).lower()
+    if name != "llama3.1":  # which writes its dates in any case
+        assert "system" not in "".join(text for text, _, _ in shape(bare, *talk)).lower()
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
-def test_tool_messages_go_to_the_ledger(name: str) -> None:
+def test_tool_messages_without_a_call_go_to_the_ledger(name: str) -> None:
     renderer = resolve_renderer(name, chat_template=None, special=SPECIAL)
     talk = conversation(("user", "q"), ("assistant", "a"), ("tool", "7"), ("assistant", "b"))
     with pytest.raises(UserError, match=r"^chats\.jsonl:3: template .*messages\[2\]\.role is 'tool'"):

@@ -1,7 +1,9 @@
 """Templates: how a conversation is written for the model, and which part of it the model learns to write."""
 
 from hanlin.template.catalog import TEMPLATES, Template, add_template
-from hanlin.template.render import Renderer, SpecialTokens, TemplateRenderer
+from hanlin.template.form import ToolForm
+from hanlin.template.parts import SpecialTokens
+from hanlin.template.render import Renderer, TemplateRenderer
 from hanlin.template.resolve import CHAT_TEMPLATE, resolve_renderer, template_names
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "SpecialTokens",
     "Template",
     "TemplateRenderer",
+    "ToolForm",
     "add_template",
     "resolve_renderer",
     "template_names",

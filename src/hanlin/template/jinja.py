@@ -20,7 +20,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hanlin.errors import UserError
-from hanlin.template.render import SpecialTokens
+from hanlin.template.parts import SpecialTokens
 from hanlin.types import Conversation, Place, Segment
 
 _OTHER_TEMPLATE = "name a template with --template"

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Protocol
 
 from hanlin.errors import UserError
-from hanlin.template.form import Template, marks_in
-from hanlin.types import Conversation, Segment
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialTokens:
-    """The special tokens of a tokenizer, as text; None where it has none."""
-
-    bos: str | None
-    eos: str | None
-    all: tuple[str, ...] = ()
-    """Every special or added token, the two above among them: what a checkpoint's own template may write."""
-    pieces: Sequence[str] = ()
-    """Every token by its id, for templates that write tokens by number; empty where that is not known."""
+from hanlin.template.form import Template
+from hanlin.template.parts import Cutter, SpecialTokens, fill
+from hanlin.template.tools import ToolWriter
+from hanlin.types import Conversation, Message, Segment
 
 
 class Renderer(Protocol):
@@ -45,21 +33,12 @@ class Renderer(Protocol):
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> list[Segment]:
         """The segments of ``conversation``, in order.
 
-        An assistant message gives segments with ``trained`` true and ``message`` its index: its text and the stop.
+        An assistant message gives segments with ``trained`` true and ``message`` its index: its text, its tool calls
+        and the stop.
         With ``add_generation_prompt`` the last message is no answer, and the segments end where the answer starts:
         they are then a prefix of the segments of the same conversation with its answer. Raises UserError, with the
         conversation's place, when a message has no place in the template.
         """
-
-
-_Mark = Literal["text", "special", "slot"]
-
-
-class _Piece(NamedTuple):
-    """A run of a template's part: ordinary text, one special token by its name, or a slot by its name."""
-
-    kind: _Mark
-    text: str
 
 
 class TemplateRenderer:
@@ -75,146 +54,126 @@ class TemplateRenderer:
         self.name = template.name
         self.system = template.system if system is None else system
         self._template = template
-        self._special = special
-        self._place = place
-        self._check_tokens()
-        # Other special tokens that a part happens to spell are tokens too, as the tokenizers of 2023 read them.
-        self._marks = marks_in((*template.tokens, *(token for token in special.all if not _is_blank(token))))
-        self._header = self._pieces(template.header)
-        self._bare_header = self._pieces(template.header if template.bare_header is None else template.bare_header)
-        self._prompt = self._pieces(template.prompt)
-        self._suffix = self._pieces(template.suffix)
-        inner = template.suffix if template.inner_suffix is None else template.inner_suffix
-        self._inner_suffix = self._pieces(inner)
-        self._separator = self._pieces(template.separator or "")
-        stops = [text for kind, text in self._suffix if kind == "special"]
+        cutter = Cutter(template, special, place)
+        self._header = cutter.cut(template.header)
+        self._bare_header = cutter.cut(template.header if template.bare_header is None else template.bare_header)
+        self._prompt = cutter.cut(template.prompt)
+        self._last_prompt = None if template.last_prompt is None else cutter.cut(template.last_prompt)
+        self._empty_thought = cutter.cut(template.empty_thought)
+        self._suffix = cutter.cut(template.suffix)
+        self._inner_suffix = cutter.cut(template.suffix if template.inner_suffix is None else template.inner_suffix)
+        self._separator = cutter.cut(template.separator or "")
+        self._tools = None if template.tools is None else ToolWriter(template, template.tools, cutter)
+        self.tokens: tuple[str, ...] = cutter.tokens
+        stops = (
+            *(text for kind, text in self._suffix if kind == "special"),
+            *(self._tools.stops if self._tools else ()),
+        )
         self.stop: tuple[str, ...] = tuple(dict.fromkeys((*stops, *template.stop)))
 
-    @property
-    def tokens(self) -> tuple[str, ...]:
-        """See ``Renderer.tokens``."""
-        parts = (self._header, self._bare_header, self._prompt, self._inner_suffix, self._suffix, self._separator)
-        return tuple(dict.fromkeys(text for part in parts for kind, text in part if kind == "special"))
-
     def render(self, conversation: Conversation, *, add_generation_prompt: bool = False) -> list[Segment]:
-        """See ``Renderer.render``. Wants one optional system message, then user and assistant in turn."""
-        system, turns = self._turns(conversation, add_generation_prompt)
-        messages = conversation.messages
-        segments = self._fill(self._header if system else self._bare_header, {"system": system})
-        for number, user in enumerate(turns):
-            if number:
-                segments += self._fill(self._separator)
-            segments += self._fill(self._prompt, {"user": messages[user].content, "round": str(number + 1)})
-            answer = user + 1
-            if answer < len(messages):
-                suffix = self._suffix if answer + 1 == len(messages) else self._inner_suffix
-                segments.append(Segment(messages[answer].content, trained=True, message=answer))
-                segments += self._fill(suffix, answer=answer)
-        return segments
-
-    def _fill(
-        self, pieces: Sequence[_Piece], values: Mapping[str, str] | None = None, *, answer: int | None = None
-    ) -> list[Segment]:
-        """The pieces as segments, slots by their values. A value is text and is searched for nothing."""
-        return [
-            Segment(
-                (values or {})[text] if kind == "slot" else text,
-                trained=answer is not None,
-                special=kind == "special",
-                message=answer,
-            )
-            for kind, text in pieces
-        ]
-
-    def _pieces(self, part: str) -> tuple[_Piece, ...]:
-        """A part of the template, cut at its slots and special tokens."""
-        pieces: list[_Piece] = []
-        start = 0
-        for match in self._marks.finditer(part):
-            if match.start() > start:
-                pieces.append(_Piece("text", part[start : match.start()]))
-            start = match.end()
-            slot, number, name = match.groups()
-            if slot in ("bos", "eos"):
-                token = self._special.bos if slot == "bos" else self._special.eos
-                if token is not None:  # a tokenizer without BOS starts without it
-                    pieces.append(_Piece("special", token))
-            elif slot is not None:
-                pieces.append(_Piece("slot", slot))
-            elif number is not None:
-                pieces.append(_Piece("special", self._numbered(int(number), name)))
+        """See ``Renderer.render``. Wants one optional system message, then user and assistant in turn; where the
+        template writes tools, an assistant message with calls is followed by tool messages and the next answer."""
+        system, first = self._check(conversation, add_generation_prompt)
+        messages, place = conversation.messages, conversation.place
+        writer = self._tools if conversation.tools else None
+        if writer:
+            segments = writer.header(system, conversation.tools, place)
+        else:
+            segments = fill(self._header if system else self._bare_header, {"system": system})
+        last_question = max(index for index, message in enumerate(messages) if message.role == "user")
+        num_questions = 0
+        results: list[Message] = []
+        for index in range(first, len(messages)):
+            message = messages[index]
+            if index > first and messages[index - 1].role == "assistant":
+                segments += fill(self._separator)
+            if message.role == "user":
+                num_questions += 1
+                values = {"user": message.content, "round": str(num_questions)}
+                if writer:
+                    segments += writer.prompt(values, conversation.tools, place)
+                elif self._last_prompt and system and index == last_question:
+                    segments += fill(self._last_prompt, {**values, "system": system})
+                else:
+                    segments += fill(self._prompt, values)
+            elif message.role == "tool":
+                results.append(message)
+                if self._tools and (index + 1 == len(messages) or messages[index + 1].role != "tool"):
+                    segments += self._tools.results(results)
+                    results = []
             else:
-                pieces.append(_Piece("special", match.group()))
-        if start < len(part):
-            pieces.append(_Piece("text", part[start:]))
-        return tuple(pieces)
+                if index + 1 == len(messages):
+                    segments += fill(self._empty_thought)
+                answer = self._answer(conversation, index)
+                rewritten = index < last_question and self._last_prompt and system
+                if rewritten or (self._empty_thought and index + 1 < len(messages)):
+                    # When the model wrote it, something else stood before it: it would learn what it never meets.
+                    answer = [segment._replace(trained=False) for segment in answer]
+                segments += answer
+        return segments + (fill(self._empty_thought) if add_generation_prompt else [])
 
-    def _numbered(self, number: int, name: str | None) -> str:
-        """The token called ``name``, else the one with ``number``, by its name in this tokenizer."""
-        pieces = self._special.pieces
-        found = pieces[number] if number < len(pieces) else ""
-        if name is not None and found != name:
-            # An extended vocabulary may have moved it; an ordinary piece that is spelled so is another token.
-            found = name if name in self._special.all else ""
-        if not found:
-            wanted = f"{name} (token {number:,})" if name else f"token {number:,}"
-            raise self._lacks(wanted, f", which has {len(pieces):,} tokens" if number >= len(pieces) else "")
-        return found
+    def _answer(self, conversation: Conversation, index: int) -> list[Segment]:
+        """The segments of the answer ``index`` with what closes it."""
+        message = conversation.messages[index]
+        part = self._suffix if index + 1 == len(conversation.messages) else self._inner_suffix
+        suffix = fill(part, answer=index)
+        listed = bool(conversation.tools)
+        if self._tools and message.tool_calls:
+            calls = self._tools.calls(message, index, listed=listed, place=conversation.place)
+            return calls + (self._tools.call_suffix(index) or suffix)
+        if self._tools and listed:
+            return self._tools.text(message.content, index) + suffix
+        return [Segment(message.content, trained=True, message=index), *suffix]
 
-    def _check_tokens(self) -> None:
-        template, special = self._template, self._special
-        if special.eos is None and "{eos}" in template.suffix:
-            raise self._lacks("an EOS token after an answer", ", which has none")
-        known = {*special.all, *special.pieces}
-        missing = [token for token in template.tokens if token not in known]
-        if known and missing:
-            raise self._lacks(", ".join(missing), ", which does not have " + ("it" if len(missing) == 1 else "them"))
-
-    def _lacks(self, what: str, why: str) -> UserError:
-        return UserError(
-            self._place,
-            f"template {self.name} writes {what}: it does not suit this tokenizer{why}",
-            expected=f"the tokenizer of {self._template.family}",
-            mend="name another template",
-        )
-
-    def _turns(self, conversation: Conversation, add_generation_prompt: bool) -> tuple[str, list[int]]:
-        """The system text and the indices of the user messages; refuses what the template cannot write."""
-        messages = conversation.messages
+    def _check(self, conversation: Conversation, add_generation_prompt: bool) -> tuple[str, int]:
+        """The system text and the index of the first question; refuses what the template cannot write."""
+        messages, writes_tools = conversation.messages, self._tools is not None
         system, first = self.system, 0
         if messages and messages[0].role == "system":
             system, first = messages[0].content, 1
             if system and not self._template.has_system_slot:
                 raise self._misfit(conversation, "messages[0] is a system text, for which it has no place")
-        if conversation.tools:
+        if conversation.tools and not writes_tools:
             raise self._misfit(conversation, "there are tools, for which it has no place")
+        before: Message | None = None
         for index in range(first, len(messages)):
             message = messages[index]
-            if message.images or message.tool_calls:
+            if message.images or (message.tool_calls and not (writes_tools and message.role == "assistant")):
                 kind = "images" if message.images else "tool calls"
                 raise self._misfit(conversation, f"messages[{index}] has {kind}, for which it has no place")
-            expected = "assistant" if (index - first) % 2 else "user"
-            if message.role != expected:
+            expected = _roles_after(before)
+            if message.role not in expected or (message.role == "tool" and not writes_tools):
+                order = ", tools answering calls" if writes_tools else ""
                 raise self._misfit(
                     conversation,
                     f"messages[{index}].role is {message.role!r}",
-                    f"{expected!r}: an optional system message, then user and assistant in turn",
+                    f"{' or '.join(map(repr, expected))}: an optional system message, then user and assistant in turn"
+                    + order,
                 )
+            thought = next((word for word in self._template.empty_thought.split() if word in message.content), None)
+            if message.role == "assistant" and thought is not None:
+                raise self._misfit(conversation, f"messages[{index}] holds {thought}", "answers without thinking")
+            before = message
         last = messages[-1].role if messages else None
-        wanted = "user" if add_generation_prompt else "assistant"
-        if last != wanted:
+        wanted = ("user", "tool") if add_generation_prompt else ("assistant",)
+        if last not in wanted:
             problem = f"the last message is of {last!r}" if messages else "there is no message"
             purpose = "before the answer to be written" if add_generation_prompt else "so that an answer can be trained"
-            raise self._misfit(conversation, problem, f"{wanted!r} last, {purpose}")
-        turns = list(range(first, len(messages), 2))
-        if len(turns) > 1 and self._template.separator is None:
-            raise self._misfit(conversation, f"there are {len(turns)} questions", "one, as it writes a single turn")
-        return system, turns
+            raise self._misfit(conversation, problem, f"{wanted[0]!r} last, {purpose}")
+        num_questions = sum(message.role == "user" for message in messages)
+        if num_questions > 1 and self._template.separator is None:
+            raise self._misfit(conversation, f"there are {num_questions} questions", "one, as it writes a single turn")
+        return system, first
 
     def _misfit(self, conversation: Conversation, problem: str, expected: str = "") -> UserError:
         return UserError(conversation.place, f"template {self.name}: {problem}", expected=expected)
 
 
-def _is_blank(token: str) -> bool:
-    """Whether a token is white space alone: some vocabularies call line breaks added tokens."""
-    return not token.strip(" \n\t\r\u2581\u0120\u010a")
+def _roles_after(message: Message | None) -> tuple[str, ...]:
+    """The roles that may follow ``message``, None at the start."""
+    if message is None:
+        return ("user",)
+    if message.role == "assistant":
+        return ("tool",) if message.tool_calls else ("user",)
+    return ("assistant", "tool") if message.role == "tool" else ("assistant",)

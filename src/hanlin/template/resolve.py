@@ -7,7 +7,8 @@ from datetime import datetime
 from hanlin.errors import UserError
 from hanlin.template.catalog import OTHER_NAMES, TEMPLATES, find_template
 from hanlin.template.jinja import JinjaRenderer
-from hanlin.template.render import Renderer, SpecialTokens, TemplateRenderer
+from hanlin.template.parts import SpecialTokens
+from hanlin.template.render import Renderer, TemplateRenderer
 
 CHAT_TEMPLATE = JinjaRenderer.name
 """Name that asks for the tokenizer's own template, as records of trained models do."""

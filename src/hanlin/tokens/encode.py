@@ -209,8 +209,10 @@ def _assemble(pieces: Sequence[Segment], text_ids: Iterator[list[int]], special_
         if piece is None:
             break
         answer = piece.message
-        if answer is not None and piece.special and stop_start is None:
-            stop_start = len(ids)  # an answer itself is ordinary text
+        if answer is None or not (piece.special or piece.text.isspace()):
+            stop_start = None  # a special token before it was of a thought or a tool call
+        elif piece.special and stop_start is None:
+            stop_start = len(ids)  # the special tokens at the end are the stop
         new = [special_id(piece.text)] if piece.special else next(text_ids)
         ids += new
         labels += new if piece.trained else [IGNORE_INDEX] * len(new)
