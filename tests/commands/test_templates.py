@@ -82,6 +82,23 @@ def test_ids_messages_and_the_own_template(tokenizer: str, capsys: pytest.Captur
     assert "chat_template:" in printed
 
 
+def test_tools_are_shown(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call = {"function": {"name": "fox", "arguments": "{}"}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "ok"},
+            {"role": "assistant", "content": "a"},
+        ],
+        "tools": [{"name": "fox"}],
+    }
+    printed = shown(capsys, "qwen2.5", "--tokenizer", tokenizer, "--row", json.dumps(row)).replace("|", "")
+    assert '{"name": "fox", "arguments": {}}\n</tool_call>⟨<im_end>⟩⟧' in printed.replace("↵", "")
+    assert "<tool_response>" in printed and "⟦a⟨<im_end>⟩⟧" in printed
+    assert '{"type": "function", "function": {"name": "fox"}}' in printed
+
+
 def test_the_sample_fits_every_template(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("default", "default-generation", "qwen", "tigerbot"):
         assert "generation stops at <|im_end|>" in shown(capsys, name, "--tokenizer", tokenizer)

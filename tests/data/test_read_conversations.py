@@ -70,7 +70,7 @@ def test_tools_calls_and_weights(tmp_path: Path) -> None:
         {"role": "system", "content": ""},
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": None, "tool_calls": CALLS},
-        {"role": "tool", "content": "1"},
+        {"role": "tool", "content": "1", "tool_call_id": "1"},
         {"role": "tool", "content": ""},
         {"role": "assistant", "content": "a", "weight": 0},
         {"role": "user", "content": "q"},
@@ -86,7 +86,38 @@ def test_tools_calls_and_weights(tmp_path: Path) -> None:
         assert conversation.tools == tuple(tools)
         assert conversation.messages[0] == Message("system", "")
         assert conversation.messages[2] == Message("assistant", "", tool_calls=tuple(CALLS))
+        assert [m.tool_call_id for m in conversation.messages[3:5]] == ["1", None]
         assert [m.weight for m in conversation.messages] == [None] * 5 + [0.0, None, None]
+
+
+def test_sharegpt(tmp_path: Path) -> None:
+    call = {"name": "f", "arguments": {"city": "巴黎"}}
+    turns_ = [
+        {"from": "human", "value": "q"},
+        {"from": "function_call", "value": json.dumps(call)},
+        {"from": "observation", "value": "18"},
+        {"from": "function_call", "value": json.dumps([call, call])},
+        {"from": "observation", "value": ""},
+        {"from": "gpt", "value": "a"},
+    ]
+    tools = json.dumps([{"name": "f"}])
+    path = write(
+        tmp_path / "a.jsonl",
+        {"conversations": turns_, "system": "s", "tools": tools},
+        {"conversations": [{"from": "system", "value": "s"}, *turns_], "tools": ""},
+        {"conversations": [turns_[0], {"from": "function_call", "value": call}]},
+    )
+    conversations, ledger = read(path)
+    assert not ledger.entries
+    talk = [("system", "s"), ("user", "q"), ("assistant", ""), ("tool", "18"), ("assistant", ""), ("tool", "")]
+    assert [turns(c) for c in conversations[:2]] == [[*talk, ("assistant", "a")]] * 2
+    assert [len(message.tool_calls) for message in conversations[0].messages] == [0, 0, 1, 0, 2, 0, 0]
+    assert conversations[0].tools == ({"name": "f"},) and conversations[1].tools == ()
+    assert conversations[2].messages[1] == Message("assistant", "", tool_calls=(call,))
+
+
+def said(*pairs: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": speaker, "value": value} for speaker, value in pairs]}
 
 
 def msgs(*pairs: Any) -> dict[str, Any]:
@@ -148,6 +179,20 @@ BAD: list[tuple[Any, str, str]] = [
     (msgs(U, A) | {"tools": "{"}, "wrong type", 'tools is "{"; expected a list of objects'),
     (msgs(U, A) | {"tools": [1]}, "wrong type", "tools is [1]"),
     (msgs(U, A) | {"tools": [{"a": "\ud800"}]}, "not Unicode text", "tools holds half"),
+    (said(), "wrong type", "conversations is []"),
+    (said(("human", "q")) | {"conversations": ["q"]}, "wrong type", 'conversations[0] is "q"; expected an object'),
+    (said(("human", "q"), ("bing", "a")), "unknown role", 'conversations[1].from is "bing"; expected one of sys'),
+    (said((["human"], "q")), "unknown role", 'conversations[0].from is ["human"]'),
+    ({"conversations": [{"role": "user"}]}, "missing field", "conversations[0] has no from, only role"),
+    (said(("human", "q"), ("gpt", 1)), "wrong type", "conversations[1].value is 1"),
+    (said(("human", " "), ("gpt", "a")), "empty instruction", "conversations[0].value is empty"),
+    (said(("human", "q"), ("gpt", "")), "empty answer", "conversations[1].value is empty"),
+    (said(("human", "q"), ("function_call", "f()")), "wrong type", 'conversations[1].value is "f()"; expected a list'),
+    (said(("human", "q"), ("function_call", "[]")), "wrong type", "expected a call or a list of calls"),
+    (said(("gpt", "a")) | {"system": "s"}, "wrong role order", "conversations[0] is of assistant after system"),
+    (said(("human", "q"), ("observation", "t")), "wrong role order", "conversations[1] is of tool after user"),
+    (msgs(U, A) | {"messages": [msgs(U)["messages"][0], {"role": "tool", "content": "t", "tool_call_id": 1}]},
+     "wrong type", "messages[1].tool_call_id is 1"),
     ({"messages": [{"role": "user", "content": "q", "weight": True}]}, "wrong type", "messages[0].weight is true"),
 ]  # fmt: skip
 
@@ -175,7 +220,7 @@ def test_named_format_is_held_to_its_fields(tmp_path: Path) -> None:
     assert len(conversations) == 1
     assert ledger.entries[0].detail.startswith("the row has no field messages, only instruction, input, output")
     with pytest.raises(
-        UserError, match="unknown format 'alpacca'; expected one of alpaca, messages; did you mean alpaca"
+        UserError, match="unknown format 'alpacca'; expected one of alpaca, messages, sharegpt; did you mean alpaca"
     ):
         read_conversations([str(path)], ledger=Ledger(), format="alpacca")
 

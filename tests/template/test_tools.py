@@ -115,8 +115,8 @@ EXPECTED = {
         rf'{LLAMA_ROLE.format("ipython")}"18 \"C\""⟨<|eot_id|>⟩{LLAMA_ROLE.format("assistant")}⟦Warm.⟨<|eot_id|>⟩⟧'
     ),
     "glm4": (
-        "⟨[gMASK]⟩⟨<sop>⟩⟨<|system|>⟩\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
-        "你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具\n\n## get_weather\n\n"
+        "⟨[gMASK]⟩⟨<sop>⟩⟨<|system|>⟩\n你是一个名为 ChatGLM 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型"
+        "开发的，你的任务是针对用户的问题和要求提供适当的答复和支持。\n\n# 可用工具\n\n## get_weather\n\n"
         f"{GLM_FUNCTION}\n在调用上述函数时，请使用 Json 格式表示调用的参数。⟨<|user|>⟩\nParis?⟨<|assistant|>⟩"
         '⟦get_weather\n{"city": "Paris"}⟨<|observation|>⟩⟧\n18 "C"⟨<|assistant|>⟩⟦\nWarm.⟨<|user|>⟩⟧'
     ),
@@ -330,6 +330,6 @@ def test_a_form_that_is_not_whole_is_refused(changes: dict[str, Any], problem: s
         "first_prompt": "{tools}{user}", "tool": "{tool}", "call": "{name}{arguments}", "result": "{result}",
         "results": "{results}",
     } | changes  # fmt: skip
-    with pytest.raises(UserError, match="^template mine: ") as caught:
+    with pytest.raises(UserError, match=r"^template mine: ") as caught:
         Template(name="mine", family="f", source="s", prompt="{user}", suffix="{eos}", tools=ToolForm(**parts))
     assert problem in str(caught.value)

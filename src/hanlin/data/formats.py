@@ -21,7 +21,7 @@ from hanlin.data.faults import (
     shown,
 )
 from hanlin.registry import Registry
-from hanlin.types import ROLES, Conversation, Message, Place
+from hanlin.types import ROLES, Conversation, Message, Place, Role
 
 Raw = Mapping[str, Any]
 
@@ -192,7 +192,14 @@ def _message(value: Any, name: str) -> Message:
         _question(text, f"{name}.content")
     if role == "assistant" and not calls:
         _answer(text, f"{name}.content")
-    return Message(role, text, weight=_weight(value.get("weight"), name), tool_calls=calls)
+    answered = value.get("tool_call_id")
+    return Message(
+        role,
+        text,
+        weight=_weight(value.get("weight"), name),
+        tool_calls=calls,
+        tool_call_id=None if answered is None else require_text(answered, f"{name}.tool_call_id"),
+    )
 
 
 def _weight(value: Any, name: str) -> float | None:
@@ -220,7 +227,8 @@ def _objects(value: Any, name: str) -> tuple[Raw, ...]:
     return tuple(parsed)
 
 
-def _check_order(messages: Sequence[Message]) -> None:
+def _check_order(messages: Sequence[Message], field: str = "messages", offset: int = 0) -> None:
+    """``field`` and ``offset`` are for the errors: where in the row the messages stand."""
     before: str | None = None
     for number, message in enumerate(messages):
         allowed = _MAY_FOLLOW[before]
@@ -228,7 +236,7 @@ def _check_order(messages: Sequence[Message]) -> None:
             after = f"after {before}" if before else "at the start"
             raise RowFault(
                 WRONG_ROLE_ORDER,
-                f"messages[{number}] is of {message.role} {after}",
+                f"{field}[{number + offset}] is of {message.role} {after}",
                 expected=" or ".join(allowed),
                 mend="join, add or remove messages",
             )
@@ -236,13 +244,83 @@ def _check_order(messages: Sequence[Message]) -> None:
     if before != "assistant":
         raise RowFault(
             WRONG_ROLE_ORDER,
-            f"the last message, messages[{len(messages) - 1}], is of {before}",
+            f"the last message, {field}[{len(messages) - 1 + offset}], is of {before}",
             expected="an answer of assistant at the end",
             mend="add the answer or remove the message",
         )
 
 
+# --- ShareGPT --------------------------------------------------------------------------------------------------------
+
+_SHAREGPT_ROLES: dict[str, Role] = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+"""Who speaks, by the names that data sets of this kind use."""
+
+
+def read_sharegpt(row: Raw, place: Place) -> Conversation:
+    """``conversations``, each with ``from`` and ``value``; optional ``system`` and ``tools``.
+
+    ``function_call`` is JSON of one call, or of a list of calls, with ``name`` and ``arguments``; ``observation`` is
+    what it returned. Otherwise as for messages.
+    """
+    raw = _field(row, "conversations")
+    if not isinstance(raw, list) or not raw:
+        raise RowFault(WRONG_TYPE, f"conversations is {shown(raw)}", expected="a list of turns")
+    system = _optional_text(row, "system")
+    messages = [Message("system", system)] if system else []
+    messages += (_turn(value, f"conversations[{number}]") for number, value in enumerate(raw))
+    _check_order(messages, "conversations", offset=-1 if system else 0)
+    return Conversation(tuple(messages), place, tools=_objects(row.get("tools"), "tools"))
+
+
+def _turn(value: Any, name: str) -> Message:
+    if not isinstance(value, dict):
+        raise RowFault(WRONG_TYPE, f"{name} is {shown(value)}", expected="an object with from and value")
+    for key in ("from", "value"):
+        if key not in value:
+            raise RowFault(
+                MISSING_FIELD, f"{name} has no {key}, only {listed(value) or 'none'}", expected=f"{name}.{key}"
+            )
+    speaker = value["from"]
+    if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
+        raise RowFault(
+            UNKNOWN_ROLE,
+            f"{name}.from is {shown(speaker)}",
+            expected=f"one of {', '.join(_SHAREGPT_ROLES)}",
+            mend="rename it",
+        )
+    role, text = _SHAREGPT_ROLES[speaker], value["value"]
+    if speaker == "function_call":
+        calls = _objects(_one_in_a_list(text), f"{name}.value")
+        if not calls:
+            raise RowFault(WRONG_TYPE, f"{name}.value is {shown(text)}", expected="a call or a list of calls")
+        return Message(role, "", tool_calls=calls)
+    text = require_text(text, f"{name}.value")
+    if role == "user":
+        return _question(text, f"{name}.value")
+    return _answer(text, f"{name}.value") if role == "assistant" else Message(role, text)
+
+
+def _one_in_a_list(value: Any) -> Any:
+    """A single call, an object or its JSON text, as a list of it."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        return f"[{value}]"
+    return [value] if isinstance(value, dict) else value
+
+
 FORMATS.add("messages", RowFormat("messages", ("messages",), ("messages", "tools"), read_messages))
+FORMATS.add(
+    "sharegpt",
+    RowFormat("sharegpt", ("conversations",), ("conversations", "system", "tools"), read_sharegpt),
+)
 FORMATS.add(
     "alpaca",
     RowFormat(

@@ -3,15 +3,19 @@
 A chat template returns one string; it does not say which part of it came from a message. To find out, every message is
 put between two characters that occur nowhere else, the template is run, and the characters show where each text went.
 Without them the result must be the plain rendering, so a template that looks into the text cannot mislead us.
+
+Tool calls come out as JSON, in a frame of the template. There the name of the function is marked, and each text in the
+arguments that spells a special token. What the answer begins with is what follows the text that the template writes
+when it is asked for an answer in that place.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
@@ -20,29 +24,23 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from hanlin.errors import UserError
+from hanlin.template.marks import (
+    Arguments,
+    Json,
+    Marks,
+    Region,
+    Unplaced,
+    free_characters,
+    marked_call,
+    marked_texts,
+    read_marks,
+    stripped,
+)
 from hanlin.template.parts import SpecialTokens
+from hanlin.template.tools import read_call, to_json
 from hanlin.types import Conversation, Place, Segment
 
 _OTHER_TEMPLATE = "name a template with --template"
-_PRIVATE_USE = range(0xF0000, 0xFFFFE)
-"""Code points that no standard assigns (Unicode 23.5, plane 15): the marks are taken from here."""
-
-_Json: TypeAlias = dict[str, Any]
-
-
-class _Region(NamedTuple):
-    """A run of rendered text: of message ``message``, or of the template itself (None)."""
-
-    text: str
-    message: int | None
-
-
-class _Unplaced(Exception):  # noqa: N818 - not an error: the answer is another way of marking
-    """The marks did not come back as they were set; ``dropped`` when they did not come back at all."""
-
-    def __init__(self, message: int | None, *, dropped: bool = False) -> None:
-        self.message = message
-        self.dropped = dropped
 
 
 class _Generation(jinja2.ext.Extension):
@@ -98,6 +96,7 @@ class JinjaRenderer:
         messages, offset = self._messages(conversation)
         roles = [message["role"] for message in messages]
         tools = [dict(tool) for tool in conversation.tools] or None
+        self._check_tools(messages, tools, place)
         if not messages or (roles[-1] == "assistant") == add_generation_prompt:
             raise UserError(
                 place,
@@ -114,44 +113,116 @@ class JinjaRenderer:
             regions = regions[:cut]
         else:
             regions = self._regions(messages, tools, place, add_generation_prompt)
+        for index, message in enumerate(messages):
+            if message.get("tool_calls"):
+                regions = self._with_calls(regions, messages, tools, index, place)
         return list(self._segments(regions, roles, offset))
 
-    def _messages(self, conversation: Conversation) -> tuple[list[_Json], int]:
+    def _messages(self, conversation: Conversation) -> tuple[list[Json], int]:
         """The messages as the template wants them, and how many were put before those of the conversation."""
-        messages: list[_Json] = []
+        messages: list[Json] = []
         if self.system is not None and not any(m.role == "system" for m in conversation.messages[:1]):
             messages.append({"role": "system", "content": self.system})
         offset = len(messages)
         for index, message in enumerate(conversation.messages):
-            if message.images or message.tool_calls:
-                kind = "images" if message.images else "tool calls"
-                raise UserError(
-                    conversation.place, f"messages[{index}] has {kind}, which the chat template cannot be given yet"
-                )
-            messages.append({"role": message.role, "content": message.content})
+            place, name = conversation.place, f"messages[{index}]"
+            if message.images:
+                raise UserError(place, f"{name} has images, which the chat template cannot be given yet")
+            given: Json = {"role": message.role, "content": message.content}
+            if message.tool_calls:
+                if message.role != "assistant":
+                    raise UserError(
+                        place, f"{name} is of {message.role} and has tool calls", expected="them in answers"
+                    )
+                given["tool_calls"] = [
+                    self._call(call, f"{name}.tool_calls[{number}]", place)
+                    for number, call in enumerate(message.tool_calls)
+                ]
+            if message.tool_call_id is not None:
+                self._check_no_token(message.tool_call_id, f"{name}.tool_call_id", place)
+                given["tool_call_id"] = message.tool_call_id
+            messages.append(given)
         return messages, offset
 
-    def _segments(self, regions: Sequence[_Region], roles: Sequence[str], offset: int) -> Iterator[Segment]:
+    def _call(self, call: Mapping[str, Any], name: str, place: Place) -> Json:
+        """A call as templates look for it, its arguments as an object."""
+        function, arguments = read_call(call, name, place)
+        given: Json = {"type": "function", "function": {"name": function, "arguments": Arguments(arguments)}}
+        if isinstance(call.get("id"), str):
+            self._check_no_token(call["id"], f"{name}.id", place)
+            given["id"] = call["id"]
+        return given
+
+    def _check_no_token(self, text: str, name: str, place: Place) -> None:
+        """Refuses a special token in text that templates look into, where marks would change what they see."""
+        if found := self._tokens.search(text):
+            raise UserError(place, f"{name} holds the special token {found.group()}", expected="ordinary text")
+
+    def _check_tools(self, messages: Sequence[Json], tools: list[Json] | None, place: Place) -> None:
+        """Refuses tools of which the template writes nothing."""
+        if tools and messages and self._run(messages, tools, place, False) == self._run(messages, None, place, False):
+            raise UserError(
+                place, "the tokenizer's chat template leaves out the tools", mend=f"remove them or {_OTHER_TEMPLATE}"
+            )
+
+    def _with_calls(
+        self,
+        regions: Sequence[Region],
+        messages: Sequence[Json],
+        tools: list[Json] | None,
+        index: int,
+        place: Place,
+    ) -> list[Region]:
+        """The regions, in which all that the model writes of the answer ``index``, with calls, belongs to it."""
+        own = [i for i, region in enumerate(regions) if region.message == index]
+        first, last = own[0], own[-1]
+        before = self._before_answer(messages[:index], tools, place)
+        started = first > 1 and regions[first - 1].message is None and regions[first - 2].message == index - 1
+        after = regions[last + 1] if last + 1 < len(regions) else Region("", None)
+        stops = [after.text.find(stop) + len(stop) for stop in self.stop if stop in after.text]
+        if not started or not stops or after.message is not None or not regions[first - 1].text.startswith(before):
+            self._refuse(place, messages, Unplaced(index, calls=True))
+        end = min(stops)
+        return [
+            *regions[: first - 1],
+            Region(before, None),
+            Region(regions[first - 1].text[len(before) :], index),
+            *(region._replace(message=index) for region in regions[first : last + 1]),
+            Region(after.text[:end], index),
+            Region(after.text[end:], None),
+            *regions[last + 2 :],
+        ]
+
+    def _before_answer(self, messages: Sequence[Json], tools: list[Json] | None, place: Place) -> str:
+        """What the template writes between the last of ``messages`` and the place where an answer starts."""
+        if self._lead is None:
+            regions = self._regions([*messages, {"role": "assistant", "content": "answer"}], tools, place)
+            start = next(i for i, region in enumerate(regions) if region.message == len(messages))
+            return regions[start - 1].text
+        last = self._regions(messages, tools, place, True)[-1]
+        return last.text if last.message is None else ""
+
+    def _segments(self, regions: Sequence[Region], roles: Sequence[str], offset: int) -> Iterator[Segment]:
         """Segments of the regions; an answer takes its lead and its stop from the template text around it."""
         texts = [region.text for region in regions]
         leads, stops = [""] * len(regions), [""] * len(regions)
-        for i, (_, message) in enumerate(regions):
-            if message is None or roles[message] != "assistant":
+        with_calls = {region.message for region in regions if region.message is not None and not region.given}
+        for i, (_, message, _) in enumerate(regions):
+            if message is None or roles[message] != "assistant" or message in with_calls:
                 continue
             if i + 1 < len(regions) and regions[i + 1].message is None and (stop := self._stop_in(texts[i + 1])):
                 stops[i], texts[i + 1] = stop, texts[i + 1][len(stop) :]
             lead = self._lead or ""
             if lead and i and regions[i - 1].message is None and texts[i - 1].endswith(lead):
                 leads[i], texts[i - 1] = lead, texts[i - 1][: -len(lead)]
-        for (_, message), text, lead, stop in zip(regions, texts, leads, stops, strict=True):
-            if message is None:
-                yield from self._split(text)
-            elif roles[message] == "assistant":
-                yield from self._split(lead, message - offset)
-                yield Segment(text, trained=True, message=message - offset)
-                yield from self._split(stop, message - offset)
+        for (_, message, given), text, lead, stop in zip(regions, texts, leads, stops, strict=True):
+            answer = message - offset if message is not None and roles[message] == "assistant" else None
+            yield from self._split(lead, answer)
+            if given:
+                yield Segment(text, trained=answer is not None, message=answer)
             else:
-                yield Segment(text, trained=False)
+                yield from self._split(text, answer)
+            yield from self._split(stop, answer)
 
     def _split(self, text: str, answer: int | None = None) -> Iterator[Segment]:
         """Text of the template as segments, its special tokens apart; trained as part of ``answer`` where given."""
@@ -178,7 +249,7 @@ class JinjaRenderer:
         templates, a space in some. When the generation prompt is not the start of what training sees, the lead is None.
         """
         place = Place(self._place)
-        question: list[_Json] = [{"role": "user", "content": "question"}]
+        question: list[Json] = [{"role": "user", "content": "question"}]
         regions = self._regions([*question, {"role": "assistant", "content": "answer"}], None, place)
         start = next(i for i, region in enumerate(regions) if region.message == 1)
         after = regions[start + 1].text if start + 1 < len(regions) else ""
@@ -199,50 +270,58 @@ class JinjaRenderer:
         self._lead = None if lead and lead.strip() and prompt == bare else lead
 
     def _regions(
-        self, messages: Sequence[_Json], tools: list[_Json] | None, place: Place, add_generation_prompt: bool = False
-    ) -> list[_Region]:
+        self, messages: Sequence[Json], tools: list[Json] | None, place: Place, add_generation_prompt: bool = False
+    ) -> list[Region]:
         """The rendering, cut where each message's text begins and ends. Empty messages have no region."""
         plain = self._run(messages, tools, place, add_generation_prompt)
-        taken = {*plain, *(char for message in messages for char in message["content"])}
-        free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
-        marks = [(next(free), next(free)) for _ in messages]
+        calls = [message.get("tool_calls", []) for message in messages]
+        contents = (char for message in messages for char in message["content"])
+        free = free_characters((*plain, *contents, *to_json([calls, tools])))
+        marks = [Marks(next(free), next(free), index) for index in range(len(messages))]
+        call_marks = [Marks(next(free), next(free), index, calls=True) for index in range(len(messages))]
+        tool_marks = Marks(next(free), next(free), None)
+        marked_tools = marked_texts(tools, tool_marks, self._tokens)
 
-        def located(contents: Sequence[str | None]) -> list[_Region]:
+        def located(contents: Sequence[str | None]) -> list[Region]:
             """Regions with the texts to mark given; None leaves a message as it is."""
-            marked = [
-                message if content is None else {**message, "content": open_ + content + close}
-                for message, content, (open_, close) in zip(messages, contents, marks, strict=True)
-            ]
-            rendered = self._run(marked, tools, place, add_generation_prompt)
-            return _read_marks(rendered, plain, marks, contents, messages)
+            marked: list[Json] = []
+            for message, content, mark, call_mark in zip(messages, contents, marks, call_marks, strict=True):
+                changes: Json = {} if content is None else {"content": mark.open + content + mark.close}
+                if "tool_calls" in message:
+                    changes["tool_calls"] = [
+                        marked_call(call, call_mark, self._tokens) for call in message["tool_calls"]
+                    ]
+                marked.append({**message, **changes})
+            rendered = self._run(marked, marked_tools, place, add_generation_prompt)
+            return read_marks(rendered, plain, [*marks, *call_marks, tool_marks], contents, messages)
 
         as_given: list[str | None] = [message["content"] or None for message in messages]
         try:
             return located(as_given)
-        except _Unplaced:
+        except Unplaced:
             pass  # many templates strip white space around a text: find out where, message by message
         found: list[str | None] = []
         for index, content in enumerate(as_given):
             found.append(self._variant(located, index, content, place, messages))
         try:
             return located(found)
-        except _Unplaced as error:
+        except Unplaced as error:
             self._refuse(place, messages, error)
 
     def _variant(
         self,
-        located: Callable[[Sequence[str | None]], list[_Region]],
+        located: Callable[[Sequence[str | None]], list[Region]],
         index: int,
         content: str | None,
         place: Place,
-        messages: Sequence[_Json],
+        messages: Sequence[Json],
     ) -> str | None:
         """What the template leaves of a message's text; None when that is nothing but white space."""
-        refusal: _Unplaced | None = None
-        for variant in _stripped(content or ""):
+        refusal: Unplaced | None = None
+        for variant in stripped(content or ""):
             try:
                 located([variant if i == index else None for i in range(len(messages))])
-            except _Unplaced as error:
+            except Unplaced as error:
                 refusal = error
             else:
                 return variant
@@ -250,7 +329,7 @@ class JinjaRenderer:
             self._refuse(place, messages, refusal)
         return None
 
-    def _run(self, messages: Sequence[_Json], tools: list[_Json] | None, place: Place, add_prompt: bool) -> str:
+    def _run(self, messages: Sequence[Json], tools: list[Json] | None, place: Place, add_prompt: bool) -> str:
         tokens = {"bos_token": self._special.bos, "eos_token": self._special.eos}
         try:
             return self._template.render(
@@ -267,8 +346,21 @@ class JinjaRenderer:
                 mend=f"change the conversation or {_OTHER_TEMPLATE}",
             ) from None
 
-    def _refuse(self, place: Place, messages: Sequence[_Json], error: _Unplaced) -> NoReturn:
+    def _refuse(self, place: Place, messages: Sequence[Json], error: Unplaced) -> NoReturn:
         which = "a message" if error.message is None else f"the {messages[error.message]['role']} message"
+        if error.calls and not error.dropped:
+            raise UserError(
+                place,
+                "where the tokenizer's chat template writes the tool calls cannot be found",
+                expected="them after what it writes before every answer, and a stop token after them",
+                mend=_OTHER_TEMPLATE,
+            )
+        if error.calls:
+            raise UserError(
+                place,
+                "the tokenizer's chat template leaves out tool calls, or changes their names",
+                mend=f"remove them or {_OTHER_TEMPLATE}",
+            )
         if error.dropped:
             raise UserError(
                 place, f"the tokenizer's chat template leaves out {which}", mend=f"remove it or {_OTHER_TEMPLATE}"
@@ -280,52 +372,6 @@ class JinjaRenderer:
             expected="every text written once and as it is",
             mend=_OTHER_TEMPLATE,
         )
-
-
-def _read_marks(
-    rendered: str,
-    plain: str,
-    marks: Sequence[tuple[str, str]],
-    contents: Sequence[str | None],
-    messages: Sequence[_Json],
-) -> list[_Region]:
-    """Cut ``rendered`` at the marks. Raises _Unplaced unless each pair came back around the text that it was put around
-    (``contents``, None where there are no marks), and the whole is ``plain``."""
-    opens = {pair[0]: index for index, pair in enumerate(marks)}
-    closes = {pair[1]: index for index, pair in enumerate(marks)}
-    parts = re.split(f"([{''.join(opens)}{''.join(closes)}])", rendered)
-    regions: list[_Region] = []
-    inside: int | None = None
-    seen = [0] * len(marks)
-    for part in parts:
-        if part in opens and inside is None:
-            inside = opens[part]
-            seen[inside] += 1
-        elif part in closes and inside == closes[part]:
-            inside = None
-        elif part in opens or part in closes:
-            raise _Unplaced(opens.get(part, closes.get(part)))
-        elif part:
-            if inside is not None and part != contents[inside]:
-                raise _Unplaced(inside)
-            regions.append(_Region(part, inside))
-    if inside is not None:
-        raise _Unplaced(inside)
-    for index, message in enumerate(messages):
-        if contents[index] is not None and not seen[index]:
-            raise _Unplaced(index, dropped=True)
-        if seen[index] > 1 and message["role"] == "assistant":
-            raise _Unplaced(index)
-    if "".join(region.text for region in regions) != plain:
-        only = [index for index, content in enumerate(contents) if content is not None]
-        raise _Unplaced(only[0] if len(only) == 1 else None)
-    return regions
-
-
-def _stripped(text: str) -> list[str]:
-    """The ways in which templates strip a text, the gentlest first; none for a text of white space only."""
-    newlines = (text, text.lstrip("\n"), text.rstrip("\n"), text.strip("\n"))
-    return list(dict.fromkeys((*newlines, text.lstrip(), text.rstrip(), text.strip()))) if text.strip() else []
 
 
 def _construct_on_content(source: str) -> str:
