@@ -73,6 +73,24 @@ def test_text_is_joined_up_to_special_tokens_and_answers() -> None:
     assert encoded.turn_ends == (7, 11)
 
 
+def test_the_stop_is_what_ends_an_answer() -> None:
+    """Special tokens of a thought or a tool call within it are not."""
+    segments = [
+        Segment("q", False),
+        Segment("</s>", True, special=True, message=1),
+        Segment("call", True, message=1),
+        Segment("</s>", True, special=True, message=1),
+        Segment("\n", True, message=1),
+        Segment("<s>", True, special=True, message=1),
+        Segment("q", False),
+        Segment("answer", True, message=3),
+        Segment("</s>", True, special=True, message=3),
+        Segment("q", False),
+        Segment("none", True, message=5),
+    ]
+    assert encode_segments(segments, Characters()).stop_lengths == (4, 1, 0)  # with the prefix that the line break gets
+
+
 def trained(conversation: Conversation, train_on: str = "all") -> str:
     encoded = encode_conversation(conversation, ALPACA, Characters(), train_on=train_on)  # type: ignore[arg-type]
     return "".join(
