@@ -1,6 +1,7 @@
 """Checkpoints of 2023 in their own layout, and what their own code computed: ``reference/native-golden.json``.
 
-Weights come from a formula of their place, so the file holds results and no weights.
+Weights come from a formula of their place, so the file holds results and no weights. The families whose own code could
+not be run have cases of the same form, which ``plain`` computes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import plain
+
 FILE = Path(__file__).parent / "reference" / "native-golden.json"
 
 VARIANTS = {
@@ -28,6 +31,8 @@ VARIANTS = {
     "internlm-7b": "internlm",
     "internlm-20b": "internlm",
     "xverse": "xverse",
+    "internlm2": "internlm2",
+    "chatglm3": "chatglm3",
 }
 """Case to family; the tiny vocabularies of the cases do not tell the generations of Baichuan apart."""
 
@@ -36,7 +41,17 @@ Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 @cache
 def cases() -> Mapping[str, Any]:
-    return json.loads(FILE.read_text(encoding="utf-8"))["cases"]
+    found = json.loads(FILE.read_text(encoding="utf-8"))["cases"]
+    glm = {key: shape for key, shape, *_ in found["chatglm2"]["weights"]}
+    for name, forward, config, shapes in (
+        ("internlm2", plain.internlm2, plain.INTERNLM2, plain.internlm2_shapes(plain.INTERNLM2)),
+        ("chatglm3", plain.chatglm, plain.CHATGLM3, glm),
+    ):
+        weights = plain.formulas(shapes)
+        tensors = {key: formula(*rest) for key, *rest in weights}
+        runs = [plain.computed(forward, config, tensors, run) for run in plain.runs(80)]
+        found[name] = {"config": config, "weights": weights, "runs": runs}
+    return found
 
 
 def formula(shape: list[int], stream: int, mean: float, amplitude: float) -> Tensor:
@@ -108,6 +123,11 @@ def write_case(
 
 def expected_logits(run: Mapping[str, Any]) -> Tensor:
     return torch.tensor(run["logits"])
+
+
+def short_run(name: str) -> dict[str, Any]:
+    """The first short run of a case, in evaluation mode."""
+    return {**next(run for run in cases()[name]["runs"] if len(run["input_ids"][0]) <= 16), "training": False}
 
 
 def run_logits(model: Any, run: Mapping[str, Any]) -> Tensor:

@@ -27,13 +27,23 @@ TEXTS = [
 ]
 SPECIAL_PIECES = 208
 """<|endoftext|>, <|im_start|>, <|im_end|> and 205 extra tokens of Qwen."""
-Family = Literal["qwen", "qwen-vl", "chatglm2", "chatglm3", "baichuan", "baichuan-13b", "internlm", "polylm", "other"]
+GLM4_TOKENS = (
+    "<|endoftext|> [MASK] [gMASK] [sMASK] <sop> <eop> <|system|> <|user|> <|assistant|> <|observation|> "
+    "<|begin_of_image|> <|end_of_image|> <|begin_of_video|> <|end_of_video|>"
+).split()
+INTERNLM2_TOKENS = ["<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"]
+"""By id: the last six pieces, 92538 to 92543 in the released file."""
+Family = Literal[
+    "qwen", "qwen-vl", "chatglm2", "chatglm3", "glm4", "baichuan", "baichuan-13b", "internlm", "internlm2", "polylm",
+    "other",
+]  # fmt: skip
 CLASSES = {
     "chatglm2": "ChatGLMTokenizer",
     "chatglm3": "ChatGLMTokenizer",
     "baichuan": "BaichuanTokenizer",
     "baichuan-13b": "BaichuanTokenizer",
     "internlm": "InternLMTokenizer",
+    "internlm2": "InternLM2Tokenizer",
     "other": "NobodyKnowsTokenizer",
 }
 
@@ -97,6 +107,15 @@ def old_tokenizer(directory: Path, family: Family, *, model: bytes | None = None
         (directory / "qwen.tiktoken").write_bytes(b"".join(lines))
         described |= {"auto_map": {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]}}
         config_json |= {"visual": {"image_start_id": 151857}} if family == "qwen-vl" else {}
+    elif family == "glm4":
+        lines = [base64.b64encode(token) + b" %d\n" % rank for token, rank in tiktoken_ranks().items()]
+        (directory / "tokenizer.model").write_bytes(b"".join(lines))
+        entries = {str(len(lines) + at): {"content": token, "special": True} for at, token in enumerate(GLM4_TOKENS)}
+        described = {
+            "tokenizer_class": "ChatGLM4Tokenizer", "added_tokens_decoder": entries, "eos_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>", "auto_map": {"AutoTokenizer": ["tokenization.ChatGLM4Tokenizer", None]},
+        } | described  # fmt: skip
+        config_json = {"model_type": "chatglm", "padded_vocab_size": 151552}
     elif family == "polylm":
         described |= {"tokenizer_class": "LlamaTokenizer"}
         config_json = {"model_type": "gpt2"}
@@ -115,6 +134,8 @@ def old_tokenizer(directory: Path, family: Family, *, model: bytes | None = None
 
 
 def _model_of(family: Family) -> bytes:
+    if family == "internlm2":
+        return internlm2_model()
     if family == "internlm":
         return sentencepiece_model(dummy_prefix=False, user_defined=("<eoh>", "<eoa>"))
     if family.startswith("baichuan"):
@@ -122,3 +143,13 @@ def _model_of(family: Family) -> bytes:
         reserved = tuple(f"<reserved_{index - 93}>" for index in range(93, 197))
         return sentencepiece_model(user_defined=(*(f"<token_{n}>" for n in range(90)), *reserved), vocab_size=900)
     return sentencepiece_model()
+
+
+def internlm2_model(*, dummy_prefix: bool = True) -> bytes:
+    """With reserved pieces at its end, the last of which the chat models give names to."""
+    proto = proto_module.ModelProto.FromString(sentencepiece_model(dummy_prefix=dummy_prefix))
+    for number in range(120, 147):
+        proto.pieces.add(
+            piece=f"[UNUSED_TOKEN_{number}]", score=0.0, type=proto_module.ModelProto.SentencePiece.USER_DEFINED
+        )
+    return bytes(proto.SerializeToString())

@@ -134,6 +134,16 @@ def test_what_is_quantised_or_reads_images_says_so() -> None:
     assert "images" in CATALOG["qwen-vl-chat-int4"].refusal
 
 
+def test_internlm2_and_the_long_glms_are_served() -> None:
+    for id, qkv in (
+        ("internlm2-7b-chat", "wqkv"),
+        ("internlm2.5-7b-chat-1m", "wqkv"),
+        ("chatglm3-6b-128k", "query_key_value"),
+        ("glm-4-9b-chat-1m", "query_key_value"),
+    ):
+        assert CATALOG[id].refusal == "" and CATALOG[id].qkv == (qkv,)
+
+
 def test_search_wants_every_word() -> None:
     assert {entry.id for entry in search("internlm 20b")} >= {"internlm-20b", "internlm-20b-chat"}
     assert [entry.id for entry in search("gptq-int8 14b")] == ["qwen-14b-chat-int8"]

@@ -10,22 +10,24 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import AutoModelForCausalLM, Qwen2Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
-from golden import VARIANTS, write_case
+import plain
+from golden import VARIANTS, cases, formula, write_case, write_tensors
 from hanlin.cli import main
 from hanlin.config.infer import GenerationSettings
 from hanlin.infer.engine import open_engine
 from hanlin.model.load import load_model
 from hanlin.types import Message
+from old_tokenizers import old_tokenizer
 
 TEXT = "the quick brown fox jumps over a lazy dog while seven small birds sing in old trees near water"
 
 GREEDY = GenerationSettings(temperature=0, repetition_penalty=1.0, max_new_tokens=8)
 
-OLD_TARGETS = {"qwen-v1": "c_attn", "chatglm2": "query_key_value"} | dict.fromkeys(
-    ("baichuan-7b", "baichuan2-7b", "baichuan-13b", "baichuan2-13b"), "W_pack"
-)
+OLD_TARGETS = {
+    "qwen-v1": "c_attn", "chatglm2": "query_key_value", "chatglm3": "query_key_value", "internlm2": "wqkv",
+} | dict.fromkeys(("baichuan-7b", "baichuan2-7b", "baichuan-13b", "baichuan2-13b"), "W_pack")  # fmt: skip
 
 
 @pytest.fixture
@@ -59,8 +61,6 @@ def byte_level(directory: Path) -> None:
 
 
 def write_fields(name: str) -> set[str]:
-    from golden import cases
-
     return set(cases()[name]["config"])
 
 
@@ -165,3 +165,57 @@ def test_an_old_adapter_is_continued(foreign: Any, base: Path, instructions: Pat
     assert main(["merge", str(out), "--output_dir", str(tmp_path / "merged")]) == 0
     assert answer(str(out)) == answer(str(tmp_path / "merged"))
     assert answer(str(model), str(tmp_path / "old"))[1] != ""
+
+
+def published(directory: Path, family: str) -> Path:
+    """A small InternLM2.5-Chat or GLM-4-9B-Chat as a hub has it: shards, its tokenizer, code that must not be run."""
+    old_tokenizer(directory, family)  # type: ignore[arg-type]
+    config = dict(plain.INTERNLM2 if family == "internlm2" else plain.GLM4)
+    rows = 736 if family == "internlm2" else 1024
+    glm = {key: shape for key, shape, *_ in cases()["chatglm2"]["weights"]}
+    shapes = plain.internlm2_shapes(config) if family == "internlm2" else glm
+    shapes = {key: [rows, *shape[1:]] if shape[0] == 40 else shape for key, shape in shapes.items()}
+    if family == "internlm2":
+        config |= {"vocab_size": rows, "max_position_embeddings": 512}
+    else:
+        config |= {"padded_vocab_size": rows, "eos_token_id": [676, 683, 685], "pad_token_id": 676, "seq_length": 512}
+    code = {"internlm2": "modeling_internlm2.InternLM2ForCausalLM", "glm4": "modeling_chatglm.ChatGLMForX"}[family]
+    config["auto_map"] = {"AutoModelForCausalLM": code}
+    (directory / "config.json").write_text(json.dumps(config))
+    for file in (f"{code.partition('.')[0]}.py", "tokenization.py"):
+        (directory / file).write_text("raise SystemExit('the code of the checkpoint was run')\n")
+    tensors = {key: formula(*rest) for key, *rest in plain.formulas(shapes)}
+    write_tensors(directory, tensors, shards=2)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("family", "folder", "target", "architecture"),
+    [
+        ("internlm2", "internlm2_5-7b-chat", "wqkv", "LlamaForCausalLM"),
+        ("glm4", "glm-4-9b-chat", "query_key_value", "GlmForCausalLM"),
+    ],
+)
+def test_as_published_with_its_own_tokenizer_and_template(
+    instructions: Path, tmp_path: Path, family: str, folder: str, target: str, architecture: str
+) -> None:
+    model, out, merged = published(tmp_path / folder, family), tmp_path / "out", tmp_path / "merged"
+    arguments = ("--lora_target_modules", target, "--template", family)  # of two templates the last one holds
+    assert sft(model, instructions, out, *arguments) == 0
+    assert main(["merge", str(out / "sft_lora_model"), "--output_dir", str(merged)]) == 0
+    messages, found = [Message("user", "the quick brown fox")], []
+    for place in (out, merged):
+        engine = open_engine(str(place))
+        found.append((engine.prompt_ids(messages), engine.generate(messages, GREEDY).text))
+    assert found[0] == found[1]
+    start = {"internlm2": [1, 726], "glm4": [678, 680, 683]}[family]
+    assert found[0][0][: len(start)] == start
+    plain_model = AutoModelForCausalLM.from_pretrained(merged).eval()
+    assert type(plain_model).__name__ == architecture
+    plain_tokenizer = AutoTokenizer.from_pretrained(merged)
+    assert plain_tokenizer("the quick").input_ids == open_engine(str(merged)).tokenizer.hf("the quick").input_ids
+    ids = torch.tensor([found[0][0]])
+    with torch.no_grad():
+        expected = load_model(merged, dtype=torch.float32).eval()(input_ids=ids).logits
+        assert torch.equal(plain_model(input_ids=ids).logits, expected)
+    assert not [file.name for file in merged.iterdir() if file.suffix == ".py"]

@@ -1,4 +1,5 @@
-"""Well-known models of today that transformers loads with its own code. The tokenizers bring their own chat templates.
+"""Well-known models of today that transformers loads with its own code, and those that become a native family
+(InternLM2, the long ones of ChatGLM3 and GLM-4). The tokenizers bring their own chat templates.
 
 Ids of the publishers; an id is left out where it is not certain. LoRA updates go to every linear module unless the user
 says otherwise.
@@ -6,9 +7,9 @@ says otherwise.
 
 from __future__ import annotations
 
-from hanlin.model.entry import NOT_NATIVE, Q_K_V, Entry
+from hanlin.model.entry import Q_K_V, Entry
 
-_FUSED = {"phi3": ("qkv_proj",), "internlm2": ("wqkv",)}
+_FUSED = {"phi3": ("qkv_proj",), "internlm2": ("wqkv",), "chatglm3": ("query_key_value",)}
 """Families that make queries, keys and values in one projection."""
 
 
@@ -20,7 +21,6 @@ def _entry(id: str, family: str, huggingface: str, modelscope: str | None, templ
         modelscope=modelscope,
         template=template,
         qkv=_FUSED.get(family, Q_K_V),
-        refused=NOT_NATIVE if family == "internlm2" else "",
     )
 
 
@@ -206,9 +206,12 @@ ENTRIES_TODAY: tuple[Entry, ...] = (
     ),
     _both("mistral-small-24b-base-2501", "mistral", "mistralai/Mistral-Small-24B-Base-2501"),
     _both("mistral-small-24b-instruct-2501", "mistral", "mistralai/Mistral-Small-24B-Instruct-2501"),
-    # GLM-4, the checkpoints in transformers' own format: https://huggingface.co/zai-org (THUDM before)
-    _entry("glm-4-9b", "glm", "zai-org/glm-4-9b-hf", None),
+    # ChatGLM3 and GLM-4: https://huggingface.co/zai-org (THUDM before). -hf is transformers' own format, the others
+    # are in the layout with code, which is read as ChatGLM3's.
+    _entry("chatglm3-6b-128k", "chatglm3", "THUDM/chatglm3-6b-128k", "ZhipuAI/chatglm3-6b-128k", "chatglm3"),
+    _entry("glm-4-9b", "glm", "zai-org/glm-4-9b-hf", "ZhipuAI/glm-4-9b"),
     _entry("glm-4-9b-chat", "glm", "zai-org/glm-4-9b-chat-hf", "ZhipuAI/glm-4-9b-chat-hf"),
+    _entry("glm-4-9b-chat-1m", "chatglm3", "zai-org/glm-4-9b-chat-1m", "ZhipuAI/glm-4-9b-chat-1m"),
     _entry("glm-4-9b-0414", "glm4", "zai-org/GLM-4-9B-0414", "ZhipuAI/GLM-4-9B-0414"),
     _entry("glm-4-32b-0414", "glm4", "zai-org/GLM-4-32B-0414", "ZhipuAI/GLM-4-32B-0414"),
     _entry("glm-z1-9b-0414", "glm4", "zai-org/GLM-Z1-9B-0414", "ZhipuAI/GLM-Z1-9B-0414"),
@@ -285,7 +288,7 @@ ENTRIES_TODAY: tuple[Entry, ...] = (
     _entry("yi-1.5-9b-chat", "llama", "01-ai/Yi-1.5-9B-Chat", "01ai/Yi-1.5-9B-Chat"),
     _entry("yi-1.5-34b", "llama", "01-ai/Yi-1.5-34B", "01ai/Yi-1.5-34B"),
     _entry("yi-1.5-34b-chat", "llama", "01-ai/Yi-1.5-34B-Chat", "01ai/Yi-1.5-34B-Chat"),
-    # InternLM 2 and 2.5: https://huggingface.co/internlm
+    # InternLM 2 and 2.5, in their own layout: https://huggingface.co/internlm
     _entry("internlm2-1.8b", "internlm2", "internlm/internlm2-1_8b", "Shanghai_AI_Laboratory/internlm2-1_8b"),
     _entry(
         "internlm2-1.8b-chat", "internlm2", "internlm/internlm2-chat-1_8b", "Shanghai_AI_Laboratory/internlm2-chat-1_8b"
@@ -306,6 +309,12 @@ ENTRIES_TODAY: tuple[Entry, ...] = (
     _entry("internlm2.5-7b", "internlm2", "internlm/internlm2_5-7b", "Shanghai_AI_Laboratory/internlm2_5-7b"),
     _entry(
         "internlm2.5-7b-chat", "internlm2", "internlm/internlm2_5-7b-chat", "Shanghai_AI_Laboratory/internlm2_5-7b-chat"
+    ),
+    _entry(
+        "internlm2.5-7b-chat-1m",
+        "internlm2",
+        "internlm/internlm2_5-7b-chat-1m",
+        "Shanghai_AI_Laboratory/internlm2_5-7b-chat-1m",
     ),
     _entry("internlm2.5-20b", "internlm2", "internlm/internlm2_5-20b", "Shanghai_AI_Laboratory/internlm2_5-20b"),
     _entry(

@@ -1,4 +1,7 @@
-"""Every family against the numbers of its own code of 2023: logits, loss, gradients; and what must not agree."""
+"""Every family against the numbers of its own code of 2023 or of a plain forward pass: logits, loss, gradients.
+
+And what must not agree.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +91,12 @@ WRONG_WEIGHTS = {
     "k and v, GLM": ("chatglm2", rolled("query_key_value", [0, 1, 3, 2]), 0.1),
     "norms, GLM": ("chatglm2", swapped(".input_layernorm", ".post_attention_layernorm"), 0.1),
     "k and o, InternLM": ("internlm-7b", swapped("k_proj", "o_proj"), 0.1),
+    "rows of q, k and v not in turns, InternLM2": ("internlm2", rolled("wqkv", [0, 1, 4, 5, 2, 6, 3, 7]), 0.1),
+    "k and v, InternLM2": ("internlm2", rolled("wqkv", [0, 1, 3, 2, 4, 5, 7, 6]), 0.1),
+    "groups, InternLM2": ("internlm2", rolled("wqkv", [4, 5, 2, 3, 0, 1, 6, 7]), 0.1),
+    "gate and up, InternLM2": ("internlm2", swapped("w1", "w3"), 0.1),
+    "norms, InternLM2": ("internlm2", swapped("attention_norm", "ffn_norm"), 0.1),
+    "k and v, ChatGLM3": ("chatglm3", rolled("query_key_value", [0, 1, 3, 2]), 0.1),
     "norms, XVERSE": ("xverse", swapped(".input_layernorm", ".post_attention_layernorm"), 0.1),
 }
 
@@ -114,6 +123,11 @@ WRONG_SETTINGS: dict[str, tuple[str, dict[str, Any], float]] = {
     "head that is not normalised, 13B": ("baichuan2-13b", {"hanlin_family": "baichuan-13b"}, 0.1),
     "rotary for 13B": ("baichuan-13b", {"hanlin_family": "baichuan-7b"}, 0.1),
     "ALiBi for 7B": ("baichuan-7b", {"hanlin_family": "baichuan-13b"}, 0.1),
+    "theta, InternLM2": ("internlm2", {"rope_theta": 10000}, 0.1),
+    "linear positions, InternLM2": ("internlm2", {"rope_scaling": {"type": "linear", "factor": 2.0}}, 0.1),
+    "eps, InternLM2": ("internlm2", {"rms_norm_eps": 1e-6}, 1e-5),
+    "no rope_ratio, ChatGLM3": ("chatglm3", {"rope_ratio": 1}, 0.1),
+    "divided positions, ChatGLM3": ("chatglm3", {"hanlin_family": "chatglm2"}, 0.1),
     "two meanings of rope_ratio": ("chatglm2", {"hanlin_family": "chatglm3", "rope_ratio": 50}, 0.1),
 }
 
@@ -147,11 +161,16 @@ def test_power_of_two_slopes_are_wrong_for_six_heads(tmp_path: Path, monkeypatch
 def test_missing_biases_are_refused(tmp_path: Path) -> None:
     from hanlin.errors import UserError
 
-    for name, fields in (("internlm-7b", {"bias": False}), ("chatglm2", {"add_qkv_bias": False})):
+    for name, fields in (
+        ("internlm-7b", {"bias": False}),
+        ("chatglm2", {"add_qkv_bias": False}),
+        ("chatglm3", {"add_qkv_bias": False}),
+    ):
         with pytest.raises(UserError, match=r"holds unknown \d+ weights .*bias"):
             load_model(write_case(tmp_path / name, name, **fields), dtype=torch.float32)
-    with pytest.raises(UserError, match=r"lacks 8 weights .*bias"):
-        load_model(write_case(tmp_path / "m", "internlm-20b", bias=True), dtype=torch.float32)
+    for name in ("internlm-20b", "internlm2"):
+        with pytest.raises(UserError, match=r"lacks 8 weights .*bias"):
+            load_model(write_case(tmp_path / name, name, bias=True), dtype=torch.float32)
 
 
 LONG = [run for run in cases()["qwen-v1"]["runs"] if is_long("qwen-v1", run)]

@@ -32,6 +32,7 @@ FUSED = {
     "baichuan-13b": ("W_pack", "down_proj"),
     "chatglm2": ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"),
     "internlm-7b": ("q_proj", "v_proj"),
+    "internlm2": ("wqkv", "wo", "w1", "w2", "w3"),
 }
 
 
@@ -92,7 +93,7 @@ def test_an_old_adapter_is_cut_exactly(tmp_path: Path, name: str) -> None:
 def test_merged_it_is_a_plain_model(tmp_path: Path, name: str) -> None:
     base = write_case(tmp_path / "base", name, rows=64)
     tokenizer(base)
-    head = {"qwen-v1": "wte", "chatglm2": "word_embeddings"}.get(name, "embed_tokens")
+    head = {"qwen-v1": "wte", "chatglm2": "word_embeddings", "internlm2": "tok_embeddings"}.get(name, "embed_tokens")
     updates = old_adapter_of_64(tmp_path / "a", name, FUSED[name], (head, "lm_head"))
     merge_checkpoint(base, [tmp_path / "a"], tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
@@ -105,8 +106,7 @@ def test_merged_it_is_a_plain_model(tmp_path: Path, name: str) -> None:
 
 def old_adapter_of_64(directory: Path, name: str, targets: tuple[str, ...], full: tuple[str, ...]) -> bool:
     """As ``old_adapter``, for a vocabulary of 64, with embedding and head trained whole."""
-    if name == "chatglm2":
-        full = (full[0], "output_layer")
+    full = (full[0], {"chatglm2": "output_layer", "internlm2": "output"}.get(name, full[1]))
     old_adapter(directory, name, targets, full)
     stored = torch.load(directory / "adapter_model.bin", weights_only=True)
     stored = {
@@ -183,6 +183,9 @@ def test_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ("chatglm2", "query_key_value,dense", "q_proj,k_proj,v_proj,o_proj"),
         ("chatglm2", "dense_h_to_4h,dense_4h_to_h", "gate_up_proj,down_proj"),
         ("internlm-7b", "q_proj", "q_proj"),
+        ("internlm2", "wqkv", "q_proj,k_proj,v_proj"),
+        ("internlm2", "wo,w1,w3,w2", "o_proj,gate_proj,up_proj,down_proj"),
+        ("chatglm3", "query_key_value,dense", "q_proj,k_proj,v_proj,o_proj"),
         ("qwen-v1", "nonsense", "nonsense"),
     ],
 )

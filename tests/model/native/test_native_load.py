@@ -24,6 +24,7 @@ from hanlin.model.native.recognise import FAMILIES
 from hanlin.model.weights import open_weights
 
 ALL = sorted(VARIANTS)
+OLD_NAMES = ("transformer.", "W_pack", "c_attn", "query_key", "wqkv", "feed_forward", "tok_emb")
 ALIBI = ["baichuan-13b", "baichuan2-13b"]
 
 
@@ -56,7 +57,7 @@ def test_saved_folders_are_native(tmp_path: Path, name: str, monkeypatch: pytest
     assert "auto_map" not in values and values["hanlin_family"] == VARIANTS[name]
     with safe_open(tmp_path / "saved" / "model.safetensors", framework="pt") as handle:
         names = list(handle.keys())
-    assert not [key for key in names if any(old in key for old in ("transformer.", "W_pack", "c_attn", "query_key"))]
+    assert not [key for key in names if any(old in key for old in OLD_NAMES)]
     if name in ALIBI:
         with pytest.raises((ValueError, KeyError), match=values["model_type"]):
             AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
@@ -162,6 +163,7 @@ def test_constants_of_old_checkpoints_are_ignored(tmp_path: Path) -> None:
         ],
         "chatglm2": ["transformer.rotary_pos_emb.inv_freq"],
         "internlm-7b": ["model.layers.0.self_attn.rotary_emb.inv_freq"],
+        "internlm2": [f"model.layers.{n}.attention.{part}.inv_freq" for n in (0, 1) for part in ("rotary_emb", "rope")],
     }
     for name, keys in extra.items():
         more = dict.fromkeys(keys, torch.full((4,), torch.nan))
@@ -249,6 +251,13 @@ def test_the_caller_may_name_the_family(tmp_path: Path) -> None:
         ("internlm-7b", {"rotary": {"type": "yarn"}}, "rotary.type is 'yarn'"),
         ("internlm-7b", {"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ("xverse", {"rope_scaling": {"type": "linear"}}, "rope_scaling is set"),
+        ("internlm2", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, r"rope_scaling\.type is 'yarn'"),
+        ("internlm2", {"rope_scaling": {"type": "dynamic"}}, r"rope_scaling\.factor is None"),
+        ("internlm2", {"rope_scaling": {"type": "dynamic", "factor": 0.5}}, r"rope_scaling\.factor is 0\.5"),
+        ("internlm2", {"rope_scaling": "dynamic"}, "rope_scaling is 'dynamic'; expected an object"),
+        ("internlm2", {"num_key_value_heads": 3}, "num_key_value_heads is 3: 4 query heads cannot be shared"),
+        ("internlm2", {"num_key_value_heads": 1}, r"wqkv\.weight has shape \[64, 32\]; expected 32 \+ 8 \+ 8 rows"),
+        ("internlm2", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused_by_its_field(

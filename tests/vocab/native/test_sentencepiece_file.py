@@ -16,11 +16,28 @@ from transformers import AutoTokenizer, SentencePieceBackend
 from hanlin.vocab.extend import extend_by_corpus
 from hanlin.vocab.native.sentencepiece_file import fast_backend
 from hanlin.vocab.tokenizer import TextTokenizer
-from old_tokenizers import TEXTS, Family, old_tokenizer, sentencepiece_model, with_tied_scores
+from old_tokenizers import (
+    INTERNLM2_TOKENS,
+    TEXTS,
+    Family,
+    internlm2_model,
+    old_tokenizer,
+    sentencepiece_model,
+    with_tied_scores,
+)
 from vocab_texts import CHINESE
 
 PROPERTY = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-FAMILIES: tuple[Family, ...] = ("chatglm2", "chatglm3", "baichuan", "baichuan-13b", "internlm", "polylm", "other")
+FAMILIES: tuple[Family, ...] = (
+    "chatglm2",
+    "chatglm3",
+    "baichuan",
+    "baichuan-13b",
+    "internlm",
+    "internlm2",
+    "polylm",
+    "other",
+)
 MODEL_TYPES = {"chatglm2": "glm", "chatglm3": "glm", "polylm": "gpt2"}
 SPELLED = ["<|endoftext|>", "[gMASK]", "sop", "sophomore", "<s>", "</s>", "<unk>", "<0x41>", "<|user|>"]
 
@@ -84,7 +101,8 @@ def test_saved_folder_loads_in_transformers_with_equal_ids(
     assert again.pieces() == tokenizer.pieces() and again.special_ids == tokenizer.special_ids
     assert (again.bos_id, again.eos_id, again.pad_id) == (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id)
     assert again.encode_batch(texts) == expected
-    assert (tmp_path / "tokenizer.model").read_bytes() == (folders[family] / "tokenizer.model").read_bytes()
+    if family != "internlm2":  # reserved pieces got names in it
+        assert (tmp_path / "tokenizer.model").read_bytes() == (folders[family] / "tokenizer.model").read_bytes()
     assert (tokenizer.is_converted, again.is_converted) == (True, False)
 
 
@@ -121,8 +139,10 @@ def test_chatglm3_is_told_by_what_lies_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_bos_is_put_before_texts_as_configured(loaded: dict[str, TextTokenizer]) -> None:
-    found = {family: loaded[family].prefix_ids for family in ("baichuan", "baichuan-13b", "internlm", "other")}
-    assert found == {"baichuan": (1,), "baichuan-13b": (), "internlm": (1,), "other": (1,)}
+    found = {
+        family: loaded[family].prefix_ids for family in ("baichuan", "baichuan-13b", "internlm", "internlm2", "other")
+    }
+    assert found == {"baichuan": (1,), "baichuan-13b": (), "internlm": (1,), "internlm2": (1,), "other": (1,)}
     assert loaded["baichuan-13b"].bos_id == 1 and loaded["baichuan"].pad_id == 0
 
 
@@ -143,6 +163,33 @@ def test_markers_are_special_and_words_are_not(tmp_path: Path, loaded: dict[str,
     for text in ("在江边读书。", "a  b", "   读书读书", "读书 "):
         assert words.encode(text) == reference.encode(text) == words.hf(text, add_special_tokens=False).input_ids
     assert reference.piece_to_id("读书") not in words.special_ids and words.hf.is_fast
+
+
+@pytest.mark.parametrize("dummy_prefix", [True, False])
+@pytest.mark.parametrize("configured", ["names", "nothing", "class of the first release"])
+def test_internlm2_names_the_last_of_its_reserved_pieces(
+    tmp_path: Path, fragments: list[str], dummy_prefix: bool, configured: str
+) -> None:
+    """As the chat models' configuration does, and where a base model's says nothing of them."""
+    model = internlm2_model(dummy_prefix=dummy_prefix)
+    decoder = {str(721 + at): {"content": token, "special": True} for at, token in enumerate(INTERNLM2_TOKENS)}
+    more = {"added_tokens_decoder": decoder, "eos_token": "</s>", "pad_token": "</s>"} if configured == "names" else {}
+    folder = old_tokenizer(tmp_path / "old", "internlm2", model=model, **more)
+    if configured == "class of the first release":
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "InternLMTokenizer"}))
+    tokenizer = TextTokenizer.load(str(folder))
+    assert tokenizer.hf.is_fast and len(tokenizer) == 727
+    assert [tokenizer.special_id(token) for token in INTERNLM2_TOKENS] == [*range(721, 727)]
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.prefix_ids) == (1, 2, 2, (1,))
+    assert {*range(700, 727)} <= tokenizer.special_ids
+    reference = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(dummy_prefix=dummy_prefix))
+    for text in [*TEXTS[::10], *fragments, "a<|im_end|>b", "[UNUSED_TOKEN_146]user"]:
+        assert tokenizer.encode(text) == reference.encode(text) and tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.hf("<|im_start|>user").input_ids[:2] == [1, 726]
+    tokenizer.save(tmp_path / "new")
+    again = TextTokenizer.load(str(tmp_path / "new"))
+    assert again.identity == tokenizer.identity and again.special_ids == tokenizer.special_ids
 
 
 def test_baichuans_reserved_places_are_special_whatever_their_type(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from hanlin.errors import UserError
 from hanlin.vocab.native.tiktoken_file import check_agreement, join, tiktoken_backend
 from hanlin.vocab.tokenizer import TextTokenizer
-from old_tokenizers import SPECIAL_PIECES, TEXTS, old_tokenizer, tiktoken_ranks
+from old_tokenizers import GLM4_TOKENS, SPECIAL_PIECES, TEXTS, old_tokenizer, tiktoken_ranks
 
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -157,3 +157,76 @@ def test_one_merge_a_token_is_found_out_when_the_tokenizer_is_built(tmp_path: Pa
     state["model"]["ignore_merges"] = False
     with pytest.raises(UserError, match="other ids in the tokenizers library than in tiktoken"):
         check_agreement(type(backend).from_str(json.dumps(state)), ranks, tmp_path)
+
+
+# ---- GLM-4 ----
+
+GLM4_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+
+
+@pytest.fixture(scope="module")
+def glm4(tmp_path_factory: pytest.TempPathFactory) -> TextTokenizer:
+    return TextTokenizer.load(str(old_tokenizer(tmp_path_factory.mktemp("glm4"), "glm4")))
+
+
+@pytest.fixture(scope="module")
+def glm4_reference() -> Any:
+    tiktoken = pytest.importorskip("tiktoken", reason="the package tiktoken is the reference here")
+    return tiktoken.Encoding("g", pat_str=GLM4_PATTERN, mergeable_ranks=dict(tiktoken_ranks()), special_tokens={})
+
+
+@PROPERTY
+@given(data=st.data())
+def test_ids_of_glm4_are_tiktokens(
+    glm4: TextTokenizer, glm4_reference: Any, fragments: list[str], data: st.DataObject
+) -> None:
+    """Characters are not composed, and up to three digits make a word."""
+    made = st.lists(st.sampled_from([*fragments, "1234567", "e\u0301", "<|user|>"]), max_size=14).map("".join)
+    text = data.draw(st.one_of(made, st.text(st.characters(exclude_categories=["Cs"]), max_size=40)))
+    assert glm4.encode(text) == glm4_reference.encode_ordinary(text)
+    assert glm4.decode(glm4.encode(text)) == text
+
+
+def test_glm4_without_the_reference_package(glm4: TextTokenizer, tmp_path: Path) -> None:
+    """By the plain rule, on words cut by hand; and what differs from Qwen's."""
+    ranks = tiktoken_ranks()
+    for words in (
+        ["12", " the"],
+        ["123", "456", "7"],
+        ["cafe\u0301"[:4], "\u0301"],
+        ["don", "'t"],
+        [" 你好", "，", "世界"],
+    ):
+        assert glm4.encode("".join(words)) == [rank for word in words for rank in join(word.encode(), ranks)]
+    assert glm4.decode(glm4.encode("e\u0301")) == "e\u0301"
+
+
+def test_specials_prefix_and_saved_folder_of_glm4(glm4: TextTokenizer, tmp_path: Path, fragments: list[str]) -> None:
+    size = len(tiktoken_ranks())
+    assert [glm4.special_id(token) for token in GLM4_TOKENS] == [*range(size, size + 14)] and len(glm4) == size + 14
+    assert glm4.prefix_ids == (size + 2, size + 4)
+    assert (glm4.bos_id, glm4.eos_id, glm4.pad_id) == (None, size, size)
+    assert glm4.hf("river").input_ids == [*glm4.prefix_ids, *glm4.encode("river")]
+    assert glm4.hf("<|user|>", add_special_tokens=False).input_ids == [size + 7]
+    glm4.save(tmp_path / "new")
+    (tmp_path / "new" / "config.json").write_text(json.dumps({"model_type": "glm"}))
+    plain = AutoTokenizer.from_pretrained(tmp_path / "new")
+    again = TextTokenizer.load(str(tmp_path / "new"))
+    texts = [*TEXTS[::10], *fragments, "".join(fragments), "a<|user|>b", "x [gMASK]"]
+    ids = glm4.encode_batch(texts)
+    assert again.encode_batch(texts) == ids and again.prefix_ids == glm4.prefix_ids
+    assert [plain(t, split_special_tokens=True, add_special_tokens=False).input_ids for t in texts] == ids
+    assert plain("river").input_ids == glm4.hf("river").input_ids and plain.padding_side == "left"
+    assert again.identity == glm4.identity and again.special_ids == glm4.special_ids
+
+
+def test_glm4_whose_configuration_names_no_tokens(glm4: TextTokenizer, tmp_path: Path) -> None:
+    folder = old_tokenizer(tmp_path, "glm4", added_tokens_decoder={})
+    assert TextTokenizer.load(str(folder)).identity == glm4.identity
+    size = len(tiktoken_ranks())
+    old_tokenizer(tmp_path, "glm4", added_tokens_decoder={str(size): {"content": "<|endoftext|>"}})
+    with pytest.raises(UserError, match=r"names no token \[gMASK\]; expected the special tokens of GLM-4"):
+        TextTokenizer.load(str(folder))

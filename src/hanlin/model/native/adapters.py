@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hanlin.errors import UserError
 from hanlin.model.adapter_files import AdapterFiles
-from hanlin.model.native.family import Family, native_modules, native_names
+from hanlin.model.native.family import Cut, Family, cuts_of, native_modules, native_names
 from hanlin.model.native.recognise import FAMILIES, FAMILY_FIELD
 from hanlin.model.weights import TensorInfo, WeightIndex
 
@@ -31,7 +31,7 @@ class NativeAdapterWeights(WeightIndex):
 
     def __init__(self, stored: WeightIndex, family: Family, config: Any) -> None:
         self.stored = stored
-        self._source: dict[str, tuple[str, int, int | None]] = {}
+        self._source: dict[str, tuple[str, Cut | None]] = {}
         infos: list[TensorInfo] = []
         for info in stored.tensors.values():
             infos += self._parts(info, family, config)
@@ -39,38 +39,36 @@ class NativeAdapterWeights(WeightIndex):
 
     def load(self, name: str) -> Tensor:
         """The tensor on the CPU, in its stored dtype."""
-        source, start, length = self._source[name]
+        source, cut = self._source[name]
         tensor = self.stored.load(source)
-        return tensor if length is None else tensor.narrow(0, start, length)
+        return tensor if cut is None else cut.take(tensor)
 
     def load_rows(self, name: str, rows: Sequence[int]) -> Tensor:
         """Some rows of a tensor."""
-        source, start, _ = self._source[name]
-        return self.stored.load_rows(source, [start + row for row in rows])
+        source, cut = self._source[name]
+        return self.stored.load_rows(source, rows if cut is None else cut.stored_rows(rows))
 
     def _parts(self, info: TensorInfo, family: Family, config: Any) -> list[TensorInfo]:
         match = _PARTS.match(info.name)
         if match is None:
-            self._source[info.name] = (info.name, 0, None)
+            self._source[info.name] = (info.name, None)
             return [info]
         targets = native_modules(family, match["module"])
-        cut = len(targets) > 1 and "lora_A" not in match["rest"]
-        rows = family.rows(config) if cut else ()
-        if cut and info.shape[0] != sum(rows):
+        cuts = cuts_of(family, config) if len(targets) > 1 and "lora_A" not in match["rest"] else ()
+        rows = [cut.num_rows for cut in cuts]
+        if cuts and info.shape[0] != sum(rows):
             raise UserError(
                 info.file,
                 f"{info.name} has shape {list(info.shape)}",
                 expected=f"{' + '.join(map(str, rows))} rows, as the base has",
                 mend="use the base that the adapter was trained on",
             )
-        found, start = [], 0
+        found = []
         for index, target in enumerate(targets):
             name = f"{_PREFIX}{target}{match['rest']}.{match['leaf']}"
-            length = rows[index] if cut else None
-            self._source[name] = (info.name, start, length)
-            shape = (length, *info.shape[1:]) if length is not None else info.shape
+            self._source[name] = (info.name, cuts[index] if cuts else None)
+            shape = (rows[index], *info.shape[1:]) if cuts else info.shape
             found.append(TensorInfo(name, info.dtype, shape, info.file))
-            start += length or 0
         return found
 
 

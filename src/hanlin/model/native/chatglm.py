@@ -26,6 +26,8 @@ def _settings(fields: Fields) -> dict[str, Any]:
     fields.must_be("tie_word_embeddings", False, "the released models have a head of their own")
     fields.must_be_absent("pre_seq_len", "prefix tuning is not part of Glm")
     fields.must_be_absent("quantization_bit", "name the checkpoint with weights in 16 bits")
+    fields.must_be_absent("vision_config", "GLM-4V has a second network for images, which is not here")
+    pad, end = fields("pad_token_id", default=0), fields("eos_token_id", default=2)
     return {
         "vocab_size": fields("padded_vocab_size"),
         "hidden_size": fields("hidden_size"),
@@ -40,8 +42,9 @@ def _settings(fields: Fields) -> dict[str, Any]:
         "max_position_embeddings": fields("seq_length"),
         "hidden_act": "silu",
         "tie_word_embeddings": False,
-        "pad_token_id": fields("pad_token_id", default=0),
-        "eos_token_id": fields("eos_token_id", default=2),
+        # The old embedding had no row without a gradient: GLM-4 pads with what ends documents, which is learned.
+        "pad_token_id": None if pad in (end if isinstance(end, list) else [end]) else pad,
+        "eos_token_id": end,
         "bos_token_id": None,
     }
 

@@ -1,7 +1,7 @@
 """Files of a checkpoint of 2023 as tensors under native names, and as a live native model.
 
 Every cut is along the rows of a matrix in a mapped file, so a part is a view that costs no memory; ``from_pretrained``
-takes the views as a state dict. Only a normalised head is computed.
+takes the views as a state dict. Only a normalised head is computed, and only parts that take turns are copied.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig
 
 from hanlin.errors import UserError
-from hanlin.model.native.family import Family, Fields, native_modules
+from hanlin.model.native.family import Cut, Family, Fields, cuts_of, native_modules
 from hanlin.model.native.head import normalise_rows
 from hanlin.model.weights import TensorInfo, WeightIndex
 
@@ -38,7 +38,7 @@ class NativeWeights(WeightIndex):
         self.family = family
         self.config = config
         self.divided = divided and family.normalised_head
-        self._source: dict[str, tuple[str, int, int | None]] = {}  # native name to stored name, first row, rows
+        self._source: dict[str, tuple[str, Cut | None]] = {}  # native name to stored name, and its rows there
         infos = []
         for info in stored.tensors.values():
             if not info.name.endswith(family.dropped):
@@ -50,16 +50,14 @@ class NativeWeights(WeightIndex):
 
     def load(self, name: str) -> Tensor:
         """The tensor, a view of the mapped file where nothing is computed; raises KeyError for an unknown name."""
-        source, start, length = self._source[name]
+        source, cut = self._source[name]
         tensor = self.stored.load(source)
-        if length is not None:
-            tensor = tensor.narrow(0, start, length)
-        return self.finish(name, tensor)
+        return self.finish(name, tensor if cut is None else cut.take(tensor))
 
     def load_rows(self, name: str, rows: Sequence[int]) -> Tensor:
         """Some rows of a tensor, without reading the others."""
-        source, start, _ = self._source[name]
-        return self.finish(name, self.stored.load_rows(source, [start + row for row in rows]))
+        source, cut = self._source[name]
+        return self.finish(name, self.stored.load_rows(source, rows if cut is None else cut.stored_rows(rows)))
 
     def finish(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of a normalised head (trained rows, for instance) as a plain model holds it."""
@@ -74,9 +72,10 @@ class NativeWeights(WeightIndex):
         targets = native_modules(self.family, module)
         if len(targets) == 1:
             name = f"{targets[0]}{dot}{leaf}"
-            self._source[name] = (info.name, 0, None)
+            self._source[name] = (info.name, None)
             return [TensorInfo(name, info.dtype, info.shape, info.file)]
-        rows = self.family.rows(self.config)
+        cuts = cuts_of(self.family, self.config)
+        rows = [cut.num_rows for cut in cuts]
         if not info.shape or info.shape[0] != sum(rows):
             raise UserError(
                 "--model",
@@ -84,12 +83,11 @@ class NativeWeights(WeightIndex):
                 expected=f"{' + '.join(map(str, rows))} rows, as config.json says",
                 mend="check that config.json and the weights belong together",
             )
-        found, start = [], 0
-        for target, length in zip(targets, rows, strict=True):
+        found = []
+        for target, cut in zip(targets, cuts, strict=True):
             name = f"{target}.{leaf}"
-            self._source[name] = (info.name, start, length)
-            found.append(TensorInfo(name, info.dtype, (length, *info.shape[1:]), info.file))
-            start += length
+            self._source[name] = (info.name, cut)
+            found.append(TensorInfo(name, info.dtype, (cut.num_rows, *info.shape[1:]), info.file))
         return found
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from hanlin.errors import UserError
@@ -44,6 +45,32 @@ class Fields:
             raise UserError(self.file, f"{name} is set: {why}")
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Which rows of a stored tensor make up a native one: ``turns`` runs of ``length`` rows, ``step`` rows apart."""
+
+    start: int
+    length: int
+    step: int
+    turns: int = 1
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the part."""
+        return self.length * self.turns
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """These rows of ``tensor``: a view where they lie together, else a copy."""
+        if self.turns == 1:
+            return tensor.narrow(0, self.start, self.length)
+        turns = tensor.reshape(self.turns, self.step, *tensor.shape[1:])
+        return turns.narrow(1, self.start, self.length).reshape(self.num_rows, *tensor.shape[1:])
+
+    def stored_rows(self, rows: Sequence[int]) -> list[int]:
+        """Where ``rows`` of the part lie in the stored tensor."""
+        return [self.start + row // self.length * self.step + row % self.length for row in rows]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One function that checkpoints of 2023 compute, and the native class that computes it too."""
@@ -57,10 +84,12 @@ class Family:
     settings: Callable[[Fields], dict[str, Any]]
     """Fields of the native config. Raises UserError for values that the native class cannot express."""
     modules: Mapping[str, str | tuple[str, ...]]
-    """Module of the checkpoint to native module, ``{}`` standing for the layer; several: its rows are theirs, in order.
-    Modules that are not named here keep their name."""
+    """Module of the checkpoint to native module, ``{}`` standing for the layer; several: its rows are theirs, in order
+    (``turns``). Modules that are not named here keep their name."""
     rows: Callable[[PretrainedConfig], tuple[int, ...]] = lambda config: ()
     """Rows of each part of a fused module."""
+    turns: Callable[[PretrainedConfig], int] = lambda config: 1
+    """How many times the parts of a fused module take turns, with equal shares of their rows each time."""
     dropped: tuple[str, ...] = (".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached")
     """Endings of tensors that are constants, which the native class computes."""
     stop_ids: Callable[[Fields], tuple[int, ...]] = lambda fields: ()
@@ -75,6 +104,16 @@ def attention_rows(config: PretrainedConfig) -> tuple[int, int, int]:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     groups = getattr(config, "num_key_value_heads", None) or heads
     return heads * head_dim, groups * head_dim, groups * head_dim
+
+
+def cuts_of(family: Family, config: PretrainedConfig) -> tuple[Cut, ...]:
+    """The rows of a fused module that each of its parts has."""
+    rows, turns = family.rows(config), family.turns(config)
+    shares = [count // turns for count in rows]
+    return tuple(
+        Cut(start=sum(shares[:index]), length=share, step=sum(shares), turns=turns)
+        for index, share in enumerate(shares)
+    )
 
 
 def native_modules(family: Family, module: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from hanlin.model.native.baichuan13b import BAICHUAN2_13B, BAICHUAN_13B
 from hanlin.model.native.chatglm import CHATGLM2, CHATGLM3
 from hanlin.model.native.family import Family, Fields
 from hanlin.model.native.internlm import INTERNLM
+from hanlin.model.native.internlm2 import INTERNLM2
 from hanlin.model.native.qwen import QWEN
 from hanlin.model.native.xverse import XVERSE
 from hanlin.model.weights import open_weights
@@ -27,7 +28,8 @@ from hanlin.model.weights import open_weights
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        QWEN, BAICHUAN_7B, BAICHUAN2_7B, BAICHUAN_13B, BAICHUAN2_13B, CHATGLM2, CHATGLM3, INTERNLM, XVERSE,
+        QWEN, BAICHUAN_7B, BAICHUAN2_7B, BAICHUAN_13B, BAICHUAN2_13B, CHATGLM2, CHATGLM3, INTERNLM, INTERNLM2,
+        XVERSE,
     )
 }  # fmt: skip
 """Every family, by name."""
@@ -39,7 +41,6 @@ MODEL_TYPES = frozenset(family.model_type for family in FAMILIES.values())
 
 _LIKE_LLAMA = "its settings and weights are Llama's where its code adds nothing: model_type 'llama' could serve"
 _COULD_SERVE = {
-    "internlm2": "no native family is proved equal to it (its fused rows are interleaved per group)",
     "yi": _LIKE_LLAMA,
     "deepseek": "transformers' deepseek_v2 is a later architecture; no native family is proved equal to it",
     "aquila": _LIKE_LLAMA,
@@ -184,10 +185,16 @@ def _baichuan(directory: Path, values: Mapping[str, Any]) -> Family:
     return BAICHUAN2_7B if small else BAICHUAN2_13B
 
 
+_GLM4_ROWS = 151552
+"""``padded_vocab_size`` of GLM-4, which no earlier model has."""
+
+
 def _chatglm(directory: Path, values: Mapping[str, Any]) -> Family:
-    """The two meanings of ``rope_ratio``: by the published names, else by the checkpoint's code, read as text."""
+    """The two meanings of ``rope_ratio``: by GLM-4's vocabulary, the published names, or the code, read as text."""
     if values.get("rope_ratio") in (None, 1, 1.0):
         return CHATGLM2  # one function
+    if values.get("padded_vocab_size") == _GLM4_ROWS:
+        return CHATGLM3
     names = " ".join((*directory.resolve().parts[-3:], str(values.get("_name_or_path", "")))).lower()
     if re.search(r"chatglm-?2", names):
         return CHATGLM2

@@ -15,7 +15,7 @@ from hanlin.errors import UserError
 from hanlin.vocab import spm
 from hanlin.vocab.native import tiktoken_file as tiktoken
 from hanlin.vocab.native.description import Description
-from hanlin.vocab.native.recognise import BAICHUAN, CHATGLM, FAST, QWEN, Family, recognise
+from hanlin.vocab.native.recognise import BAICHUAN, CHATGLM, FAST, GLM4, INTERNLM2, QWEN, Family, recognise
 from hanlin.vocab.native.sentencepiece_file import fast_backend, marker_pieces, renamed, slow_tokenizer
 from hanlin.vocab.pretrained import from_folder
 
@@ -25,6 +25,18 @@ CHATGLM_PREFIX = ("[gMASK]", "sop")
 """Before every text."""
 CHATGLM3_ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 """Those that ChatGLM3 adds (64794 to 64797)."""
+GLM4_PREFIX = ("[gMASK]", "<sop>")
+"""Before every text."""
+INTERNLM2_NAMES = {
+    "[UNUSED_TOKEN_146]": "<|im_start|>",
+    "[UNUSED_TOKEN_145]": "<|im_end|>",
+    "[UNUSED_TOKEN_144]": "<|action_start|>",
+    "[UNUSED_TOKEN_143]": "<|action_end|>",
+    "[UNUSED_TOKEN_142]": "<|interpreter|>",
+    "[UNUSED_TOKEN_141]": "<|plugin|>",
+}
+"""Reserved pieces (92543 down to 92538) under the names that the chat models give them; base models and the first
+releases name none."""
 BAICHUAN_ROLES = (195, 196)
 """Reserved pieces that mark the user's and the assistant's turn."""
 
@@ -58,6 +70,8 @@ def load_native(folder: Path, place: str) -> NativeTokenizer | None:
         )
     if family is QWEN:
         return _qwen(described)
+    if family is GLM4:
+        return _glm4(described)
     if family is FAST:
         return NativeTokenizer(from_folder(folder, place, kind=PreTrainedTokenizerFast)[0])
     return _sentencepiece(family, described, place)
@@ -77,9 +91,30 @@ def _qwen(described: Description) -> NativeTokenizer:
     return NativeTokenizer(_wrap(backend, described, eos_token=end, pad_token=end))
 
 
+def _glm4(described: Description) -> NativeTokenizer:
+    path = described.folder / GLM4.file
+    ranks = tiktoken.read_ranks(path)
+    backend = tiktoken.tiktoken_backend(ranks, (), pattern=tiktoken.GLM4_PATTERN, composed=False)
+    tiktoken.check_agreement(backend, ranks, path)
+    named = {index: token for index, token in described.added_tokens().items() if index >= len(ranks)}
+    named = named or dict(enumerate(tiktoken.GLM4_SPECIAL, start=len(ranks)))
+    backend.add_special_tokens(_added(named, len(ranks), described.folder))
+    lacking = [token for token in (*GLM4_PREFIX, tiktoken.END_OF_TEXT) if token not in named.values()]
+    if lacking:
+        raise UserError(described.folder, f"names no token {lacking[0]}", expected="the special tokens of GLM-4")
+    _put_before(backend, GLM4_PREFIX)
+    end = described.token_of("eos") or tiktoken.END_OF_TEXT
+    pad = described.token_of("pad") or tiktoken.END_OF_TEXT
+    return NativeTokenizer(_wrap(backend, described, eos_token=end, pad_token=pad), prefix=GLM4_PREFIX)
+
+
 def _sentencepiece(family: Family, described: Description, place: str) -> NativeTokenizer:
     configured = described.added_tokens()
-    model = renamed(spm.read_model(described.folder / family.file, place=place), configured)
+    model = spm.read_model(described.folder / family.file, place=place)
+    if family is INTERNLM2:
+        pieces = enumerate(piece.piece for piece in spm.parse(model).pieces)
+        configured = {index: INTERNLM2_NAMES[piece] for index, piece in pieces if piece in INTERNLM2_NAMES} | configured
+    model = renamed(model, configured)
     proto = spm.parse(model)
     size = len(proto.pieces)
     roles = _roles(proto, described)
@@ -87,6 +122,8 @@ def _sentencepiece(family: Family, described: Description, place: str) -> Native
     prefix: tuple[str, ...] = ()
     if family in (CHATGLM, BAICHUAN):
         roles.setdefault("pad", roles["unk"])
+    if family is INTERNLM2:
+        roles.setdefault("pad", roles["eos"])
     if family is CHATGLM:
         commands = (*CHATGLM_COMMANDS, *(CHATGLM3_ROLES if _is_chatglm3(described) else ()))
         further |= dict(enumerate(commands, start=size))

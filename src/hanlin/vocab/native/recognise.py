@@ -13,6 +13,8 @@ from hanlin.vocab.native.description import Description
 QWEN_FILE = "qwen.tiktoken"
 MODEL_FILE = "tokenizer.model"
 FAST_FILE = "tokenizer.json"
+GLM4_ROWS = 151552
+"""``padded_vocab_size`` of GLM-4, whose model type is ChatGLM's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,9 @@ QWEN = Family(name="Qwen", classes=("QWenTokenizer",), model_type="qwen", file=Q
 CHATGLM = Family(name="ChatGLM", classes=("ChatGLMTokenizer",), model_type="chatglm", add_bos=False)
 BAICHUAN = Family(name="Baichuan", classes=("BaichuanTokenizer", "BaiChuanTokenizer"), model_type="baichuan")
 INTERNLM = Family(name="InternLM", classes=("InternLMTokenizer",), model_type="internlm")
+INTERNLM2 = Family(name="InternLM2", classes=("InternLM2Tokenizer", "InternLM2TokenizerFast"), model_type="internlm2")
+GLM4 = Family(name="GLM-4", classes=("ChatGLM4Tokenizer",), add_bos=False)
+"""The vocabulary of tiktoken, in a file that is called as SentencePiece's are."""
 POLYLM = Family(name="PolyLM")
 """A GPT-2 model with a SentencePiece vocabulary; its class is LLaMA's slow one, which transformers no longer has."""
 OTHER = Family(name="SentencePiece")
@@ -41,12 +46,7 @@ OTHER = Family(name="SentencePiece")
 FAST = Family(name="tokenizer.json", file=FAST_FILE)
 """A class that nobody knows, with tokenizer.json."""
 
-NAMED = (QWEN, CHATGLM, BAICHUAN, INTERNLM)
-
-REFUSED = {
-    "ChatGLM4Tokenizer": "use the same model in the repository whose name ends in -hf, which brings tokenizer.json",
-}
-"""Classes of checkpoints that exist in a second form, and where that is."""
+NAMED = (QWEN, CHATGLM, BAICHUAN, INTERNLM, INTERNLM2, GLM4)
 
 
 def recognise(described: Description, place: str) -> Family | None:
@@ -58,6 +58,10 @@ def recognise(described: Description, place: str) -> Family | None:
     family = next((family for family in NAMED if name in family.classes), None)
     if family is None and name is None:
         family = _by_model(described)
+    if family is INTERNLM and described.model.get("model_type") == INTERNLM2.model_type:
+        family = INTERNLM2  # the first release kept the name of the class
+    if family is CHATGLM and described.model.get("padded_vocab_size") == GLM4_ROWS:
+        family = GLM4
     if family is CHATGLM and (described.has("ice_text.model") or "position_encoding_2d" in described.model):
         raise UserError(place, f"{described.folder} holds the first ChatGLM-6B", expected="ChatGLM2 or ChatGLM3")
     if family is not None:
@@ -72,14 +76,13 @@ def recognise(described: Description, place: str) -> Family | None:
         return POLYLM if is_polylm and described.has(MODEL_FILE) and not described.has(FAST_FILE) else None
     if described.has(FAST_FILE):
         return FAST if described.remote_code else None
-    if described.has(MODEL_FILE) and name not in REFUSED:
+    if described.has(MODEL_FILE):
         return OTHER
     raise UserError(
         place,
         f"the tokenizer in {described.folder} is a {name}, which only code from the checkpoint can load, "
         "and such code is never run",
-        expected="tokenizer.json, or a vocabulary of Qwen, ChatGLM2, Baichuan, InternLM or SentencePiece",
-        mend=REFUSED.get(name or "", ""),
+        expected="tokenizer.json, or a vocabulary of Qwen, ChatGLM, GLM-4, Baichuan, InternLM or SentencePiece",
     )
 
 
@@ -97,7 +100,7 @@ def _by_model(described: Description) -> Family | None:
     if described.has(QWEN_FILE):
         return QWEN
     kind = described.model.get("model_type")
-    return next((family for family in NAMED if family.model_type == kind), None)
+    return next((family for family in NAMED if kind is not None and family.model_type == kind), None)
 
 
 def _in_transformers(name: str) -> bool:

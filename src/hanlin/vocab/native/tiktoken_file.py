@@ -1,4 +1,4 @@
-"""Vocabulary files of tiktoken (``qwen.tiktoken``) as byte-level BPE of the tokenizers library, with equal ids.
+"""Vocabulary files of tiktoken (Qwen, GLM-4) as byte-level BPE of the tokenizers library, with equal ids.
 
 tiktoken has no list of merges: it joins the two neighbours whose union is the token of lowest rank, whichever way
 that token is cut. So every cut of every token becomes a merge, in the order of the union's rank. One merge a token,
@@ -25,11 +25,20 @@ PATTERN = (
 )
 """How Qwen cuts text into words before any joining: cl100k's pattern with digits one by one."""
 
+GLM4_PATTERN = PATTERN.replace(r"\p{N}| ?", r"\p{N}{1,3}| ?")
+"""GLM-4's is cl100k's own, with up to three digits."""
+
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL = (END_OF_TEXT, IM_START, IM_END, *(f"<|extra_{number}|>" for number in range(205)))
 """Qwen's special tokens in id order, right after the vocabulary (151643 to 151850)."""
 VISION_SPECIAL = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<img>", "</img>", "<imgpad>")
 """Those that Qwen-VL adds (151851 to 151859)."""
+GLM4_SPECIAL = (
+    END_OF_TEXT, "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>",
+    "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>",
+    "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>",
+)  # fmt: skip
+"""GLM-4's special tokens in id order, right after the vocabulary (151329 to 151342)."""
 
 _CHAR_OF = {byte: char for char, byte in BYTE_OF.items()}
 
@@ -64,8 +73,13 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def tiktoken_backend(ranks: Mapping[bytes, int], special: Sequence[str]) -> Tokenizer:
-    """The tokenizer with the ids of tiktoken; ``special`` get the ids after the ranks, in order."""
+def tiktoken_backend(
+    ranks: Mapping[bytes, int], special: Sequence[str], *, pattern: str = PATTERN, composed: bool = True
+) -> Tokenizer:
+    """The tokenizer with the ids of tiktoken; ``special`` get the ids after the ranks, in order.
+
+    ``pattern`` cuts text into words. ``composed``: with NFC first, which Qwen does and GLM-4 does not.
+    """
     spelled = {token: "".join(map(_CHAR_OF.__getitem__, token)) for token in ranks}
     merges: list[tuple[str, str]] = []
     for token in sorted(ranks, key=ranks.__getitem__):
@@ -76,10 +90,11 @@ def tiktoken_backend(ranks: Mapping[bytes, int], special: Sequence[str]) -> Toke
     vocabulary = {spelled[token]: rank for token, rank in ranks.items()}
     # A word that is a token stays one, even where no sequence of joins leads to it: tiktoken looks it up first.
     backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
-    backend.normalizer = normalizers.NFC()
+    if composed:
+        backend.normalizer = normalizers.NFC()
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -97,13 +112,14 @@ def check_agreement(backend: Tokenizer, ranks: Mapping[bytes, int], path: Path) 
     by_rank = sorted(ranks, key=ranks.__getitem__)
     as_text = [token.decode("utf-8", "ignore") for token in by_rank]
     for text in probe_texts([piece for piece in as_text if piece]):
-        words = backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+        plain = backend.normalizer.normalize_str(text) if backend.normalizer is not None else text
+        words = backend.pre_tokenizer.pre_tokenize_str(plain)
         expected = [rank for word, _ in words for rank in join(bytes(BYTE_OF[char] for char in word), ranks)]
         if list(backend.encode(text, add_special_tokens=False).ids) != expected:
             raise UserError(
                 path,
                 f"this vocabulary gives {text[:40]!r} other ids in the tokenizers library than in tiktoken",
-                expected="the vocabulary of a released Qwen model",
+                expected="the vocabulary of a released model of Qwen or GLM-4",
             )
 
 
