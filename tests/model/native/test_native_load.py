@@ -180,6 +180,7 @@ def test_pickled_code_is_refused(tmp_path: Path) -> None:
 
 # ---- recognising ----
 
+GLM = {"model_type": "chatglm", "multi_query_attention": True}
 BAICHUAN = {"model_type": "baichuan", "hidden_size": 4096, "num_attention_heads": 32}
 
 
@@ -202,6 +203,10 @@ BAICHUAN = {"model_type": "baichuan", "hidden_size": 4096, "num_attention_heads"
         ({"model_type": "qwen", "quantization_config": {"quant_method": "gptq"}}, r"quantization_config is set.*gptq"),
         ({"model_type": "chatglm", "inner_hidden_size": 1}, "inner_hidden_size is set: ChatGLM-6B of the first"),
         ({"model_type": "chatglm"}, "padded_vocab_size or multi_query_attention is missing"),
+        ({**GLM, "padded_vocab_size": 151552, "rope_ratio": 500}, "chatglm3"),
+        ({**GLM, "padded_vocab_size": 65024, "rope_ratio": 50, "_name_or_path": "THUDM/chatglm3-6b-128k"}, "chatglm3"),
+        ({**GLM, "padded_vocab_size": 65024, "rope_ratio": 50}, "ChatGLM2 divides positions by it"),
+        ({"model_type": "internlm2"}, "internlm2"),
     ],
 )  # fmt: skip
 def test_recognised_or_refused_by_field(tmp_path: Path, values: dict[str, Any], family: str) -> None:
@@ -246,6 +251,7 @@ def test_the_caller_may_name_the_family(tmp_path: Path) -> None:
         ("chatglm2", {"multi_query_attention": False}, "multi_query_attention is False.*interleaved per head"),
         ("chatglm2", {"pre_seq_len": 128}, "pre_seq_len is set"),
         ("chatglm2", {"quantization_bit": 4}, "quantization_bit is set"),
+        ("chatglm3", {"vision_config": {"image_size": 1120}}, "vision_config is set: GLM-4V has a second network"),
         ("baichuan-7b", {"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ("baichuan2-7b", {"z_loss_weight": 0.1}, "z_loss_weight is 0.1"),
         ("internlm-7b", {"rotary": {"type": "yarn"}}, "rotary.type is 'yarn'"),
@@ -356,6 +362,8 @@ def test_stop_ids(tmp_path: Path) -> None:
     assert stops("qwen-v1", 151936, {"chat_format": "raw", "eos_token_id": 151643}) == 151643
     assert stops("qwen-v1", 151936) == 151643
     assert stops("internlm-7b", 103168) == [2, 103028]
+    assert stops("internlm2", 92544) == [2, 92542] == stops("internlm2", 92544, {"eos_token_id": [2, 92542]})
+    assert stops("chatglm3", 40, eos_token_id=[36, 37, 38]) == [36, 37, 38]
     assert stops("baichuan-7b", 64000) == 2
     assert stops("xverse", 100278) == 3
     assert stops("chatglm2", 40) == 2

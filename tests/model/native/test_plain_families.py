@@ -171,6 +171,9 @@ def test_glm4_in_the_layout_with_code(tmp_path: Path, folder: str) -> None:
         loss = loss_of(model, expected)
         assert loss.item() == pytest.approx(expected["loss"], rel=2e-6)
     assert model.generation_config.eos_token_id == [36, 37, 38] and model.config.eos_token_id == [36, 37, 38]
+    assert model.config.pad_token_id is None and model.generation_config.pad_token_id == 36
+    loss_of(model, {**run, "input_ids": [[36, 5, 6, 7]]}).backward()
+    assert model.get_input_embeddings().weight.grad[36].abs().sum() > 0  # what pads ends documents too
     divided = plain.computed(lambda *given: plain.chatglm(*given, ratio_of="positions"), plain.GLM4, tensors, run)
     assert worst(model, divided) > 0.1
 
