@@ -42,6 +42,9 @@ VERBS: dict[str, Verb] = {
     "pt": Verb("hanlin.config.runs:PtConfig", "hanlin.commands.pt:run", "continue pre-training on text"),
     "sft": Verb("hanlin.config.runs:SftConfig", "hanlin.commands.sft:run", "tune on instructions"),
     "merge": Verb("hanlin.config.merge:MergeConfig", "hanlin.commands.merge:run", "merge adapters into a model"),
+    "export": Verb(
+        "hanlin.config.export:ExportConfig", "hanlin.commands.export:run", "write a model in another format"
+    ),
     "chat": Verb("hanlin.config.infer:ChatConfig", "hanlin.commands.chat:run", "talk to a model in the terminal"),
     "infer": Verb("hanlin.config.infer:InferConfig", "hanlin.commands.infer:run", "answer a file of prompts"),
     "models": Verb("hanlin.config.models:ModelsConfig", "hanlin.commands.models:run", "list and search known models"),

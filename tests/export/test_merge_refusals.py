@@ -237,7 +237,7 @@ def test_full_disk(
 def test_too_small_a_disk_is_refused_before(
     tmp_path: Path, make_base: Make, make_adapter: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "free_bytes", lambda target: 1000)
+    monkeypatch.setattr(shards, "free_bytes", lambda target: 1000)
     base = make_base()
     with pytest.raises(UserError, match=r"needs 0\.00 GB and the disk has 0\.00 GB free"):
         merge_checkpoint(base, [make_adapter(base)], tmp_path / "out")
@@ -280,7 +280,7 @@ def test_proof_of_weights_finds_a_disk_that_lies(
     def save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         save_file({name: tensor * (1 + 1e-6) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
-    monkeypatch.setattr(merge, "write_shard", save)
+    monkeypatch.setattr(shards, "write_shard", save)
     with pytest.raises(UserError, match="is not on the disk as it was written"):
         merge_checkpoint(base, [adapter], tmp_path / "out", proof="weights")
     assert_nothing_left(tmp_path)

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from hanlin.config.adapter import LORA_FLAGS
+from hanlin.config.export import ExportConfig
 from hanlin.config.infer import ChatConfig, InferConfig
 from hanlin.config.merge import MergeConfig
 from hanlin.config.models import ModelsConfig
@@ -24,6 +25,7 @@ SETTINGS: Mapping[str, type[Any]] = {
     "pt": PtConfig,
     "sft": SftConfig,
     "merge": MergeConfig,
+    "export": ExportConfig,
     "chat": ChatConfig,
     "infer": InferConfig,
     "tokenizer train": TokenizerTrain,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from hanlin.config.hub import HubConfig
+from hanlin.config.sizes import size_in_bytes
 from hanlin.errors import UserError
-
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +65,4 @@ class MergeConfig:
     @property
     def max_shard_bytes(self) -> int:
         """``max_shard_size`` in bytes: GB are 10^9, GiB are 2^30. Raises UserError."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B?)", self.max_shard_size.strip().upper())
-        unit = match[2] if match else ""
-        if unit and not unit.endswith("B"):
-            unit += "B"
-        if match is None or unit not in _UNITS:
-            raise UserError("--max_shard_size", f"is {self.max_shard_size!r}", expected="a size such as 4GB or 500MB")
-        return int(float(match[1]) * _UNITS[unit])
+        return size_in_bytes("--max_shard_size", self.max_shard_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,16 +18,14 @@ from hanlin.export.plan import MergePlan, plan_merge
 from hanlin.export.proof import LogitsProof, WeightsProof, prove_logits, prove_weights
 from hanlin.export.pth_files import PthWeights, PthWriter
 from hanlin.export.shards import (
+    SafetensorsWriter,
+    check_space,
     check_target,
-    file_hashes,
-    free_bytes,
-    plan_shards,
-    shard_names,
     staged_folder,
-    write_index,
-    write_shard,
+    write_checksums,
+    write_settings,
 )
-from hanlin.files import write_json, write_text
+from hanlin.files import write_json
 from hanlin.model.identity import tensor_hash, weights_identity, write_record
 from hanlin.model.load import generation_values
 from hanlin.model.weights import WeightIndex, open_weights
@@ -46,8 +43,6 @@ TOKENIZER_FILES = (
     "chat_template.json",
 )
 """What makes a tokenizer folder; code beside it is never copied."""
-
-CHECKSUMS_FILE = "checksums.json"
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, bytes done, bytes in all)."""
@@ -132,7 +127,7 @@ def write_merge(
     check_target(target, inputs, overwrite=overwrite)
     is_pth = output_type == "pth"
     layout = pth.PthLayout.of(plan.config, num_shards, "--output_type") if is_pth else None
-    _check_space(target, plan.result.nbytes * (2 if is_pth else 1))
+    check_space(target, plan.result.nbytes * (2 if is_pth else 1))
     report = progress or (lambda what, done, total: None)
     with staged_folder(target) as folder:
         writer = (
@@ -152,9 +147,7 @@ def write_merge(
         if proof == "logits":
             logits_proof = prove_logits(plan, folder, written, report, notices)
         identity = weights_identity(written)
-        tensors = {name: hashes[name] for name in sorted(hashes)}
-        checksums = {"algorithm": "sha256", "identity": identity, "tensors": tensors, "files": file_hashes(folder)}
-        write_json(folder / CHECKSUMS_FILE, checksums)
+        write_checksums(folder, identity, hashes)
     return MergeReport(
         output_dir=target,
         changes=tuple(changes),
@@ -163,24 +156,6 @@ def write_merge(
         logits_proof=logits_proof,
         notices=tuple(notices),
     )
-
-
-class SafetensorsWriter:
-    """Groups of tensors to ``model*.safetensors`` with an index."""
-
-    def __init__(self, folder: Path, weights: WeightIndex, max_shard_bytes: int) -> None:
-        self.folder = folder
-        self.sizes = {name: info.nbytes for name, info in weights.tensors.items()}
-        self.groups = plan_shards(self.sizes, max_shard_bytes)
-        self._names = iter(shard_names(len(self.groups)))
-
-    def write(self, tensors: dict[str, Tensor]) -> None:
-        """Write one group; the groups come in the order of ``groups``."""
-        write_shard(self.folder / next(self._names), tensors)
-
-    def finish(self) -> None:
-        """Write what can only be written at the end."""
-        write_index(self.folder, self.groups, self.sizes)
 
 
 def _write(
@@ -238,24 +213,14 @@ def _check_changed(plan: MergePlan, changes: Sequence[TensorChange]) -> None:
     )
 
 
-def _check_space(target: Path, needed: int) -> None:
-    free = free_bytes(target)
-    if free is not None and free < needed:
-        raise UserError(
-            "--output_dir",
-            f"{target} needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free",
-            mend="free some space or choose another --output_dir",
-        )
-
-
 def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | None) -> None:
     """Everything beside the weights: configuration, tokenizer and record."""
     if params is None:
-        _write_settings(folder / "config.json", dict(plan.config))
+        write_settings(folder / "config.json", dict(plan.config))
         for source in (plan.config_folder, plan.base_folder):
             settings = generation_values(source)
             if settings is not None:
-                _write_settings(folder / "generation_config.json", settings)
+                write_settings(folder / "generation_config.json", settings)
                 break
     else:
         write_json(folder / "params.json", params)
@@ -266,8 +231,3 @@ def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | No
             if (plan.tokenizer_path / name).is_file():
                 shutil.copyfile(plan.tokenizer_path / name, folder / name)
     write_record(folder, plan.record)
-
-
-def _write_settings(path: Path, settings: Any) -> None:
-    """A configuration of transformers as it was: some hold Infinity, which must not become null."""
-    write_text(path, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")

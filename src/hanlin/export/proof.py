@@ -36,6 +36,7 @@ from hanlin.model.adapter import attach_adapter
 from hanlin.model.identity import tensor_hash
 from hanlin.model.load import load_model, model_from_config
 from hanlin.model.weights import WeightIndex
+from hanlin.vocab.tokenizer import TextTokenizer
 
 PROMPTS = (
     "人工智能是计算机科学、心理学、哲学等学科融合的交叉学科。",
@@ -171,11 +172,11 @@ def prove_logits(
             "free; the weights were proved, the logits were not"
         )
         return None
-    prompts = make_prompts(plan)
+    prompts = make_prompts(plan.tokenizer)
     progress("proof of logits", 0, 3)
     reference, effect = _reference_logits(plan, prompts)
     progress("proof of logits", 2, 3)
-    logits = _logits(_written_model(plan, folder, written), prompts)
+    logits = logits_of(_written_model(plan, folder, written), prompts)
     progress("proof of logits", 3, 3)
     proof = compare_logits(reference, logits, dtype=largest_dtype(plan.result), effect=effect)
     if not proof.difference <= proof.tolerance:
@@ -210,11 +211,11 @@ def compare_logits(
     )
 
 
-def make_prompts(plan: MergePlan) -> list[list[int]]:
+def make_prompts(tokenizer: TextTokenizer) -> list[list[int]]:
     """Ids to run: text through the tokenizer, ids spread over the vocabulary, and the newest ids."""
-    size = len(plan.tokenizer)
-    start = list(plan.tokenizer.prefix_ids)
-    texts = [(start + plan.tokenizer.encode(text))[:PROMPT_LENGTH] for text in PROMPTS]
+    size = len(tokenizer)
+    start = list(tokenizer.prefix_ids)
+    texts = [(start + tokenizer.encode(text))[:PROMPT_LENGTH] for text in PROMPTS]
     spread = [(index * 7919 + 13) % size for index in range(PROMPT_LENGTH)]
     newest = [size - 1 - index % size for index in range(PROMPT_LENGTH)]
     return [ids for ids in (*texts, spread, newest) if ids]
@@ -225,17 +226,17 @@ def _reference_logits(plan: MergePlan, prompts: Sequence[Sequence[int]]) -> tupl
     model: Any = load_model(plan.base_folder, dtype=torch.float32)
     base_rows = model.get_input_embeddings().weight.shape[0]
     known = [[token for token in prompt if token < base_rows] or [0] for prompt in prompts]
-    before = _logits(model, known)
+    before = logits_of(model, known)
     for position, step in enumerate(plan.steps):
         if model.config.tie_word_embeddings and not step.tied:
             _untie(model)
         model = attach_adapter(model, step.adapter, trainable=False)
         if position < len(plan.steps) - 1:
             model = model.merge_and_unload()
-    after = _logits(model, known)
+    after = logits_of(model, known)
     change = torch.cat([(a[:, : b.shape[1]] - b).flatten() for a, b in zip(after, before, strict=True)])
     effect = _relative(change, torch.cat([row.flatten() for row in before]))
-    return _logits(model, prompts), effect
+    return logits_of(model, prompts), effect
 
 
 def _untie(model: Any) -> None:
@@ -258,7 +259,7 @@ def _written_model(plan: MergePlan, folder: Path, written: WeightIndex) -> PreTr
 
 
 @torch.no_grad()
-def _logits(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+def logits_of(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
     """Logits [T, V] float32 of each prompt, run alone: no padding, so nothing but the weights can differ."""
     model.eval()
     return [model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float() for ids in prompts]

@@ -7,21 +7,26 @@ new one is complete.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hanlin.errors import UserError
-from hanlin.files import file_sha256, share, sync, write_failure, write_json
+from hanlin.files import file_sha256, share, sync, write_failure, write_json, write_text
+from hanlin.model.weights import WeightIndex
 
 MODEL_FILES = ("config.json", "params.json", "hanlin.json")
 """One of these marks a folder as a model; ``--overwrite`` replaces nothing else."""
+
+CHECKSUMS_FILE = "checksums.json"
 
 
 def plan_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
@@ -109,6 +114,17 @@ def _swap(partial: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def check_space(target: Path, needed: int) -> None:
+    """Refuse a disk without ``needed`` free bytes before anything is written. Raises UserError."""
+    free = free_bytes(target)
+    if free is not None and free < needed:
+        raise UserError(
+            "--output_dir",
+            f"{target} needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free",
+            mend="free some space or choose another --output_dir",
+        )
+
+
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """One safetensors file; the metadata is what transformers looks for."""
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
@@ -125,6 +141,36 @@ def write_index(folder: Path, groups: list[list[str]], sizes: Mapping[str, int])
         folder / "model.safetensors.index.json",
         {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(weight_map.items()))},
     )
+
+
+class SafetensorsWriter:
+    """Groups of tensors to ``model*.safetensors`` with an index."""
+
+    def __init__(self, folder: Path, weights: WeightIndex, max_shard_bytes: int) -> None:
+        self.folder = folder
+        self.sizes = {name: info.nbytes for name, info in weights.tensors.items()}
+        self.groups = plan_shards(self.sizes, max_shard_bytes)
+        self._names = iter(shard_names(len(self.groups)))
+
+    def write(self, tensors: dict[str, Tensor]) -> None:
+        """Write one group; the groups come in the order of ``groups``."""
+        write_shard(self.folder / next(self._names), tensors)
+
+    def finish(self) -> None:
+        """Write what can only be written at the end."""
+        write_index(self.folder, self.groups, self.sizes)
+
+
+def write_settings(path: Path, settings: Any) -> None:
+    """A configuration of transformers as it was: some hold Infinity, which must not become null."""
+    write_text(path, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_checksums(folder: Path, identity: str, hashes: Mapping[str, str]) -> None:
+    """``checksums.json``: the identity of the weights, the hash of every tensor and of every file written so far."""
+    tensors = {name: hashes[name] for name in sorted(hashes)}
+    checksums = {"algorithm": "sha256", "identity": identity, "tensors": tensors, "files": file_hashes(folder)}
+    write_json(folder / CHECKSUMS_FILE, checksums)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

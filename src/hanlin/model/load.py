@@ -92,21 +92,21 @@ def load_config(directory: Path | str, place: str = "--model", *, variant: str |
     return config
 
 
-def config_values(directory: Path | str) -> dict[str, Any]:
+def config_values(directory: Path | str, *, variant: str | None = None) -> dict[str, Any]:
     """``config.json`` of a local checkpoint as the native model has it; the file itself where it is native already."""
     values = _read_json(Path(directory) / "config.json")
-    family = recognise(Path(directory), values)
+    family = recognise(Path(directory), values, variant=variant)
     if family is None:
         return values
     found: dict[str, Any] = _converted_config(Path(directory), values, family).to_dict()
     return found
 
 
-def generation_values(directory: Path | str) -> dict[str, Any] | None:
+def generation_values(directory: Path | str, *, variant: str | None = None) -> dict[str, Any] | None:
     """``generation_config.json`` that belongs beside native weights, None where the checkpoint has none."""
     directory = Path(directory)
     values = _read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
-    family = recognise(directory, values)
+    family = recognise(directory, values, variant=variant)
     if family is not None:
         rows = _converted_config(directory, values, family).vocab_size
         found: dict[str, Any] = generation_config(directory, values, family, rows).to_diff_dict()
