@@ -128,6 +128,47 @@ def test_all_weights_are_tuned_and_continued(foreign: Any, instructions: Path, t
     assert answer(str(tmp_path / "whole" / "checkpoint-2")) == answer(str(tmp_path / "whole"))
 
 
+def test_a_family_that_the_config_does_not_tell_is_named(
+    foreign: Any, instructions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An extended vocabulary: --variant once, and the adapter's record remembers it; the catalog's entry knows it."""
+    model, out, asked = foreign("baichuan2-7b"), tmp_path / "out", ("--variant", "baichuan2-7b")
+    values = json.loads((model / "config.json").read_text())
+    del values["hanlin_family"]
+    (model / "config.json").write_text(json.dumps(values))
+    assert sft(model, instructions, tmp_path / "none") == 2
+    assert "--variant baichuan-7b or baichuan2-7b" in capsys.readouterr().err
+    assert sft(model, instructions, out, *asked) == 0
+    record = json.loads((out / "sft_lora_model" / "hanlin.json").read_text())
+    assert record["base_variant"] == "baichuan2-7b"
+    merged = tmp_path / "merged"
+    assert main(["merge", str(out), "--output_dir", str(merged)]) == 0
+    assert answer(str(out)) == answer(str(merged))
+    again = ["--adapter", str(out), "--max_steps", "1"]
+    assert sft(model, instructions, tmp_path / "continued", *again) == 0, "the record tells it here too"
+    own = tmp_path / "own.yaml"
+    own.write_text(f"id: mine\npath: {model}\nfamily: baichuan2-7b\n")
+    prompt = ["--prompt", "the quick", "--template", "alpaca", "--max_new_tokens", "2"]
+    capsys.readouterr()
+    for given in (["--model", str(model), *asked], ["--model_type", "mine", "--register", str(own)]):
+        assert main(["infer", *given, *prompt]) == 0
+        export = tmp_path / given[0]
+        assert main(["export", "--to", "native", *given, "--output_dir", str(export)]) == 0
+        assert json.loads((export / "config.json").read_text())["hanlin_family"] == "baichuan2-7b"
+    capsys.readouterr()
+    for verb, folder, variant, expected in (
+        (["infer", *prompt], model, "baichuan2_7b", "is 'baichuan2_7b'; expected one of baichuan-7b, baichuan2-7b, "
+         "baichuan-13b, baichuan2-13b; did you mean baichuan2-7b?"),
+        (["infer", *prompt], model, "chatglm2", "has model_type 'baichuan'; expected one of baichuan-7b"),
+        (["infer", *prompt], merged, "baichuan2-7b", "has model_type 'llama'; leave it out"),
+        (["merge", str(out), "--output_dir", str(tmp_path / "no")], model, "baichuan2-14b", "did you mean baichuan2-"),
+    ):  # fmt: skip
+        assert main([*verb, "--model", str(folder), "--variant", variant]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("hanlin: --variant: "), error
+        assert expected in error, error
+
+
 def test_pretraining_in_packed_blocks(foreign: Any, corpus: Path, tmp_path: Path) -> None:
     model = foreign("baichuan-13b")
     status = main(

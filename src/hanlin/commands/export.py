@@ -29,6 +29,8 @@ def run(config: ExportConfig) -> int:
         tokenizer=config.tokenizer,
         template=choice.entry.template if choice.entry else None,
         access=choice.access,
+        variant=config.variant,
+        family=choice.entry.family if choice.entry else None,
     )
     show_plan(console, plan)
     with progress_bars(console) as progress:

@@ -39,6 +39,8 @@ def run(config: MergeConfig) -> int:
             allow_other_base=config.allow_other_base,
             access=choice.access,
             chosen_hub=config.hub.use_hf is not None,
+            variant=config.variant,
+            family=choice.entry.family if choice.entry else None,
         )
     show_plan(console, plan)
     with progress_bars(console) as progress:

@@ -23,6 +23,8 @@ class ExportConfig:
     """Folder or hub id of the checkpoint."""
     model_type: str | None = None
     """In place of --model, an id of the model catalog, such as qwen-7b-chat (hanlin models lists them)."""
+    variant: str | None = None
+    """Family of a checkpoint of 2023 whose config.json does not tell it, such as baichuan2-7b."""
     output_dir: str
     """Folder to write. It appears only when everything succeeded, the proof included."""
     max_shard_size: str = "4GB"

@@ -18,6 +18,8 @@ class EngineConfig:
     its base, tokenizer, template and system prompt from its own record."""
     model_type: str | None = None
     """In place of --model, an id of the model catalog, such as qwen-7b-chat (hanlin models lists them)."""
+    variant: str | None = None
+    """Family of a checkpoint of 2023 whose config.json does not tell it, such as baichuan2-7b."""
     adapter: str | None = None
     """Folder of an adapter to put on --model. Without --model the base is read from the adapter's record."""
     tokenizer: str | None = None

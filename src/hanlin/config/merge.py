@@ -20,6 +20,8 @@ class MergeConfig:
     """Folder or hub id of the base model. Default: the base that the first adapter names in its record."""
     model_type: str | None = None
     """In place of --model, an id of the model catalog, such as qwen-7b-chat (hanlin models lists them)."""
+    variant: str | None = None
+    """Family of a checkpoint of 2023 whose config.json does not tell it, such as baichuan2-7b."""
     adapter: tuple[str, ...]
     """Adapter folders in the order in which they were trained, separated by commas or spaces."""
     output_dir: str = "./merged_model"

@@ -19,6 +19,8 @@ class ModelConfig:
     """In place of --model, an id of the model catalog such as qwen-7b-chat: hub id, template and LoRA targets come
     from its entry (hanlin models lists them). Any other model type of transformers, such as llama, means
     --model_config."""
+    variant: str | None = None
+    """Family of a checkpoint of 2023 whose config.json does not tell it, such as baichuan2-7b."""
     tokenizer: str | None = None
     """Folder, tokenizer.model file or hub id of the tokenizer. Default: the adapter's, else the model's."""
     revision: str | None = None

@@ -218,7 +218,7 @@ def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | No
     if params is None:
         write_settings(folder / "config.json", dict(plan.config))
         for source in (plan.config_folder, plan.base_folder):
-            settings = generation_values(source)
+            settings = generation_values(source, variant=plan.variant)
             if settings is not None:
                 write_settings(folder / "generation_config.json", settings)
                 break

@@ -32,6 +32,7 @@ from hanlin.export.shards import (
 from hanlin.model.hub import Access, Origin, default_access, local_tokenizer
 from hanlin.model.identity import Record, read_record, tensor_hash, weights_identity, write_record
 from hanlin.model.load import (
+    choose_variant,
     config_values,
     empty_model,
     find_checkpoint,
@@ -94,14 +95,17 @@ def plan_native(
     template: str | None = None,
     access: Access | None = None,
     variant: str | None = None,
+    family: str | None = None,
 ) -> NativePlan:
     """Open a checkpoint of 2023 by its headers and check that it is one, and whole.
 
     ``template`` is the one that the model is known to be tuned with; a record beside the weights goes before it.
+    ``variant`` and ``family`` (that of the catalog's entry) tell a checkpoint whose config.json does not.
     Raises UserError, also for a folder that has today's format already.
     """
     access = access or default_access()
     folder, origin = find_checkpoint(model, "--model", access)
+    variant = choose_variant(folder, variant, family=family)
     config = load_config(folder, "--model", variant=variant)
     weights = open_base(folder, "--model", variant=variant)
     if not isinstance(weights, NativeWeights):
@@ -236,6 +240,7 @@ def _write_companions(plan: NativePlan, folder: Path) -> None:
             hanlin_version=__version__,
             base_hub=plan.origin.hub if plan.origin else None,
             base_revision=plan.origin.revision if plan.origin else None,
+            base_variant=plan.variant,
         ),
     )
 

@@ -17,7 +17,7 @@ from hanlin.model.adapter_files import AdapterFiles, read_adapter
 from hanlin.model.choose import recorded_access
 from hanlin.model.hub import Access, Origin, default_access, local_tokenizer
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import config_values, find_checkpoint, load_config, open_base
+from hanlin.model.load import choose_variant, config_values, find_checkpoint, load_config, open_base
 from hanlin.model.native.adapters import native_adapter
 from hanlin.model.published import check_published
 from hanlin.model.weights import WeightIndex
@@ -36,6 +36,8 @@ class MergePlan:
 
     base_folder: Path
     base: WeightIndex
+    variant: str | None
+    """Family of 2023 that the base is read as, where its config.json does not decide."""
     adapters: tuple[AdapterFiles, ...]
     steps: tuple[MergedWeights, ...]
     config: Mapping[str, Any]
@@ -68,11 +70,14 @@ def plan_merge(
     allow_other_base: bool = False,
     access: Access | None = None,
     chosen_hub: bool = False,
+    variant: str | None = None,
+    family: str | None = None,
 ) -> MergePlan:
     """Open the base and the adapters (in order) and check that they belong together; loads the base to hash it once.
 
     ``base`` None takes the base that the first adapter names, from the hub and commit in its record unless the user
-    chose (``chosen_hub``, or a revision in ``access``). ``dtype`` None keeps the base's. Raises UserError.
+    chose (``chosen_hub``, or a revision in ``access``). ``dtype`` None keeps the base's. ``variant`` and ``family``
+    (that of the catalog's entry) tell a base of 2023 whose config.json does not. Raises UserError.
     """
     access = access or default_access()
     elsewhere = replace(access, revision=None, ignore_file_pattern=())
@@ -80,10 +85,13 @@ def plan_merge(
     notices = [notice for adapter in files for notice in adapter.notices]
     base_folder, base_name, origin = _base_folder(base, files[0], notices, access, chosen_hub)
     read_config(base_folder)  # a quantised base has a sentence of its own
-    index = open_base(base_folder, "--model")
+    recorded = files[0].record.base_variant if files[0].record else None
+    variant = choose_variant(base_folder, variant, recorded=recorded, family=family)
+    index = open_base(base_folder, "--model", variant=variant)
     notices += index.notices
-    base_config = config_values(base_folder)
-    loadable = load_config(base_folder)  # an architecture that could not be loaded is refused before the work
+    base_config = config_values(base_folder, variant=variant)
+    # An architecture that could not be loaded is refused before the work.
+    loadable = load_config(base_folder, variant=variant)
     files = tuple(native_adapter(adapter, loadable) for adapter in files)
     notices += [notice for adapter in files if adapter.stored for notice in adapter.notices]
     base_rows = _check_order(index, files)
@@ -104,6 +112,7 @@ def plan_merge(
     return MergePlan(
         base_folder=base_folder,
         base=index,
+        variant=variant,
         adapters=files,
         steps=steps,
         config=config,
@@ -123,6 +132,7 @@ def plan_merge(
             hanlin_version=__version__,
             base_hub=record.base_hub if record and record.chain else origin.hub if origin else None,
             base_revision=record.base_revision if record and record.chain else origin.revision if origin else None,
+            base_variant=record.base_variant if record and record.chain else variant,
         ),
         notices=tuple(dict.fromkeys(notices)),
     )

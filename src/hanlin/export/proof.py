@@ -223,7 +223,7 @@ def make_prompts(tokenizer: TextTokenizer) -> list[list[int]]:
 
 def _reference_logits(plan: MergePlan, prompts: Sequence[Sequence[int]]) -> tuple[list[Tensor], float]:
     """Logits of base + adapters, and how much the adapters change those of the base on prompts that the base knows."""
-    model: Any = load_model(plan.base_folder, dtype=torch.float32)
+    model: Any = load_model(plan.base_folder, dtype=torch.float32, variant=plan.variant)
     base_rows = model.get_input_embeddings().weight.shape[0]
     known = [[token for token in prompt if token < base_rows] or [0] for prompt in prompts]
     before = logits_of(model, known)

@@ -222,6 +222,7 @@ def open_engine(
     attn_implementation: str | None = None,
     access: Access | None = None,
     chosen_hub: bool = False,
+    variant: str | None = None,
     entry: Entry | None = None,
     notify: Notify = lambda line: None,
 ) -> Engine:
@@ -229,12 +230,21 @@ def open_engine(
     and system prompt then come from the adapter's record. What is given here goes first.
 
     ``template``: a name, "none" to continue text, None or "auto" for the recorded one, else that of ``entry``, the
-    model's entry in the catalog. ``access`` says how hub ids are looked up (``find_sources``). Raises UserError for
-    everything that does not exist or does not fit, the tokenizer before any weight is loaded.
+    model's entry in the catalog. ``access`` says how hub ids are looked up (``find_sources``), ``variant``
+    names the family of a checkpoint of 2023 that does not tell it. Raises UserError for everything that does not exist
+    or does not fit, the tokenizer before any weight is loaded.
     """
     if not model and not adapter:
         raise UserError("--model", "is missing", expected="a folder or a hub id")
-    sources = find_sources(model, adapter, tokenizer, access=access or default_access(), chosen_hub=chosen_hub)
+    sources = find_sources(
+        model,
+        adapter,
+        tokenizer,
+        access=access or default_access(),
+        chosen_hub=chosen_hub,
+        variant=variant,
+        family=entry.family if entry is not None else None,
+    )
     for line in sources.notices:
         notify(line)
     text_tokenizer = sources.tokenizer
@@ -245,6 +255,7 @@ def open_engine(
         sources.directory,
         dtype=torch_dtype,
         attn_implementation=attn_implementation,
+        variant=sources.variant,
         purpose="answers",
     )
     if sources.adapter is not None:
@@ -270,6 +281,7 @@ def open_configured(config: EngineConfig, notify: Notify) -> Engine:
         attn_implementation=config.attn_implementation,
         access=choice.access,
         chosen_hub=config.hub.use_hf is not None,
+        variant=config.variant,
         entry=choice.entry,
         notify=notify,
     )

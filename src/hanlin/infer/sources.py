@@ -11,7 +11,7 @@ from hanlin.model.adapter_files import CONFIG_FILE, AdapterFiles, find_adapter, 
 from hanlin.model.choose import recorded_access
 from hanlin.model.hub import Access, Origin, local_tokenizer
 from hanlin.model.identity import Record, read_record, weights_identity
-from hanlin.model.load import find_checkpoint, load_config, open_base
+from hanlin.model.load import choose_variant, find_checkpoint, load_config, open_base
 from hanlin.names import is_hub_id
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -39,6 +39,8 @@ class Sources:
     notices: tuple[str, ...]
     origin: Origin | None = None
     """Hub and commit of the base, None for a folder."""
+    variant: str | None = None
+    """Family of 2023 that the base is read as, where its config.json does not decide."""
 
     def describe(self) -> dict[str, Any]:
         """Names and identities, as JSON values."""
@@ -57,12 +59,15 @@ def find_sources(
     *,
     access: Access,
     chosen_hub: bool = False,
+    variant: str | None = None,
+    family: str | None = None,
 ) -> Sources:
     """Resolve what ``--model``, ``--adapter`` and ``--tokenizer`` say; loads the tokenizer and no weights.
 
     ``model`` may be an adapter or a training run itself. A base that an adapter's record names comes from the recorded
-    hub and commit, unless the user chose (``chosen_hub``, or a revision in ``access``). Raises UserError when something
-    is missing or contradicts the record: a tokenizer other than the one trained with gives other meanings to the ids.
+    hub and commit, unless the user chose (``chosen_hub``, or a revision in ``access``). ``variant`` and ``family``
+    (that of the catalog's entry) tell a base of 2023 whose config.json does not. Raises UserError when something is
+    missing or contradicts the record: a tokenizer other than the one trained with gives other meanings to the ids.
     """
     notices: list[str] = []
     elsewhere = replace(access, revision=None, ignore_file_pattern=())
@@ -76,8 +81,11 @@ def find_sources(
     if found is not None and found.record is not None and found.record.base_model == base:
         of_base = recorded_access(found.record, access, chosen_hub=chosen_hub)
     directory, origin = find_checkpoint(base, place, of_base)
+    recorded = found.record.base_variant if found is not None and found.record is not None else None
+    variant = choose_variant(directory, variant, recorded=recorded, family=family)
+    config = load_config(directory, place, variant=variant)  # before the tokenizer, whose library reads it too
     if found is not None:
-        _check_base(found, directory, named=bool(adapter and model))
+        _check_base(found, directory, variant, named=bool(adapter and model))
     record = found.record if found else read_record(directory)
     loaded = _load_tokenizer(tokenizer, found, directory, access)
     if record is not None and record.tokenizer_identity != loaded.identity:
@@ -87,7 +95,7 @@ def find_sources(
             f"{record.tokenizer_identity[:12]}, found: {loaded.identity[:12]})",
             mend="leave --tokenizer out" if tokenizer else "put the tokenizer files of the training run back",
         )
-    _check_rows(loaded, found, directory, "--tokenizer" if tokenizer else place)
+    _check_rows(loaded, found, config, "--tokenizer" if tokenizer else place)
     template = record.template if record else None
     if record is None:
         template = TEMPLATES_OF_PUBLISHED.get(loaded.known or "")
@@ -103,6 +111,7 @@ def find_sources(
         record=record,
         notices=tuple(notices),
         origin=origin,
+        variant=variant,
     )
 
 
@@ -151,7 +160,7 @@ def _base_of(adapter: AdapterFiles) -> str:
     return named
 
 
-def _check_base(adapter: AdapterFiles, base: Path, *, named: bool) -> None:
+def _check_base(adapter: AdapterFiles, base: Path, variant: str | None, *, named: bool) -> None:
     """Refuse a base that has the adapter in it already, and another base than the one it was trained on.
 
     The weights are hashed only where the user ``named`` a base, because that reads every file once more: the recorded
@@ -165,7 +174,7 @@ def _check_base(adapter: AdapterFiles, base: Path, *, named: bool) -> None:
             mend="leave --adapter out, or name the base that the adapter was trained on",
         )
     wanted = adapter.record.base_identity if adapter.record else None
-    if named and wanted is not None and weights_identity(open_base(base, "--model")) != wanted:
+    if named and wanted is not None and weights_identity(open_base(base, "--model", variant=variant)) != wanted:
         raise UserError(
             "--model",
             f"{base} is not the base of {adapter.name}",
@@ -174,11 +183,11 @@ def _check_base(adapter: AdapterFiles, base: Path, *, named: bool) -> None:
         )
 
 
-def _check_rows(tokenizer: TextTokenizer, adapter: AdapterFiles | None, base: Path, place: str) -> None:
+def _check_rows(tokenizer: TextTokenizer, adapter: AdapterFiles | None, config: Any, place: str) -> None:
     """Refuse a tokenizer with more ids than the embedding has rows, as far as files tell before weights are loaded."""
     rows = adapter.embedding_rows() if adapter else None
     if rows is None:
-        rows = getattr(load_config(base, place).get_text_config(), "vocab_size", None)
+        rows = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(rows, int) and len(tokenizer) > rows:
         raise UserError(
             place,

@@ -17,8 +17,10 @@ _QWEN_VL: dict[str, Any] = {
     "qkv": ("c_attn",),
     "refused": "reads images besides text, and models with images are not in this version",
 }
-_BAICHUAN: dict[str, Any] = {"family": "baichuan", "qkv": ("W_pack",)}
-_BAICHUAN2: dict[str, Any] = {"family": "baichuan2", "qkv": ("W_pack",)}
+_BAICHUAN_7B: dict[str, Any] = {"family": "baichuan-7b", "qkv": ("W_pack",)}
+_BAICHUAN_13B: dict[str, Any] = {"family": "baichuan-13b", "qkv": ("W_pack",)}
+_BAICHUAN2_7B: dict[str, Any] = {"family": "baichuan2-7b", "qkv": ("W_pack",)}
+_BAICHUAN2_13B: dict[str, Any] = {"family": "baichuan2-13b", "qkv": ("W_pack",)}
 _CHATGLM2: dict[str, Any] = {"family": "chatglm2", "qkv": ("query_key_value",)}
 _CHATGLM3: dict[str, Any] = {"family": "chatglm3", "qkv": ("query_key_value",)}
 _LLAMA: dict[str, Any] = {"family": "llama"}
@@ -59,37 +61,45 @@ ENTRIES_2023: tuple[Entry, ...] = (
     _entry("qwen-vl", "qwen/Qwen-VL", "Qwen/Qwen-VL", None, _QWEN_VL),
     _entry("qwen-vl-chat", "qwen/Qwen-VL-Chat", "Qwen/Qwen-VL-Chat", "chatml", _QWEN_VL),
     _entry("qwen-vl-chat-int4", "qwen/Qwen-VL-Chat-Int4", "Qwen/Qwen-VL-Chat-Int4", "chatml", _QWEN_VL, _GPTQ4),
-    _entry("baichuan-7b", "baichuan-inc/baichuan-7B", "baichuan-inc/Baichuan-7B", None, _BAICHUAN),
-    _entry("baichuan-13b", "baichuan-inc/Baichuan-13B-Base", "baichuan-inc/Baichuan-13B-Base", None, _BAICHUAN),
+    _entry("baichuan-7b", "baichuan-inc/baichuan-7B", "baichuan-inc/Baichuan-7B", None, _BAICHUAN_7B),
+    _entry("baichuan-13b", "baichuan-inc/Baichuan-13B-Base", "baichuan-inc/Baichuan-13B-Base", None, _BAICHUAN_13B),
     _entry(
-        "baichuan-13b-chat", "baichuan-inc/Baichuan-13B-Chat", "baichuan-inc/Baichuan-13B-Chat", "baichuan", _BAICHUAN
+        "baichuan-13b-chat",
+        "baichuan-inc/Baichuan-13B-Chat",
+        "baichuan-inc/Baichuan-13B-Chat",
+        "baichuan",
+        _BAICHUAN_13B,
     ),
-    _entry("baichuan2-7b", "baichuan-inc/Baichuan2-7B-Base", "baichuan-inc/Baichuan2-7B-Base", None, _BAICHUAN2),
+    _entry("baichuan2-7b", "baichuan-inc/Baichuan2-7B-Base", "baichuan-inc/Baichuan2-7B-Base", None, _BAICHUAN2_7B),
     _entry(
-        "baichuan2-7b-chat", "baichuan-inc/Baichuan2-7B-Chat", "baichuan-inc/Baichuan2-7B-Chat", "baichuan", _BAICHUAN2
+        "baichuan2-7b-chat",
+        "baichuan-inc/Baichuan2-7B-Chat",
+        "baichuan-inc/Baichuan2-7B-Chat",
+        "baichuan",
+        _BAICHUAN2_7B,
     ),
     _entry(
         "baichuan2-7b-chat-int4",
         "baichuan-inc/Baichuan2-7B-Chat-4bits",
         "baichuan-inc/Baichuan2-7B-Chat-4bits",
         "baichuan",
-        _BAICHUAN2,
+        _BAICHUAN2_7B,
         _BNB4,
     ),
-    _entry("baichuan2-13b", "baichuan-inc/Baichuan2-13B-Base", "baichuan-inc/Baichuan2-13B-Base", None, _BAICHUAN2),
+    _entry("baichuan2-13b", "baichuan-inc/Baichuan2-13B-Base", "baichuan-inc/Baichuan2-13B-Base", None, _BAICHUAN2_13B),
     _entry(
         "baichuan2-13b-chat",
         "baichuan-inc/Baichuan2-13B-Chat",
         "baichuan-inc/Baichuan2-13B-Chat",
         "baichuan",
-        _BAICHUAN2,
+        _BAICHUAN2_13B,
     ),
     _entry(
         "baichuan2-13b-chat-int4",
         "baichuan-inc/Baichuan2-13B-Chat-4bits",
         "baichuan-inc/Baichuan2-13B-Chat-4bits",
         "baichuan",
-        _BAICHUAN2,
+        _BAICHUAN2_13B,
         _BNB4,
     ),
     _entry("chatglm2-6b", "ZhipuAI/chatglm2-6b", "THUDM/chatglm2-6b", "chatglm2", _CHATGLM2),

@@ -25,7 +25,8 @@ class Entry:
     id: str
     """Name for ``--model_type``."""
     family: str
-    """Name of the architecture, for people."""
+    """Name of the architecture. Where it is a native family of 2023 (``baichuan2-7b``), a checkpoint whose config.json
+    does not tell its family is read as that one."""
     modelscope: str | None = None
     """Id on ModelScope."""
     huggingface: str | None = None

@@ -49,6 +49,8 @@ class BaseFacts:
     record: Record | None
     origin: Origin | None = None
     """Hub and commit that the files came from, None for a folder of the user's."""
+    variant: str | None = None
+    """Family of 2023 that it is read as, where its config.json does not decide."""
     tokenizer_length: int | None = None
     """Length of the base's own tokenizer, None when it has none."""
     tokenizer_identity: str | None = None
@@ -126,20 +128,23 @@ def read_base(
     cache_dir: str | Path | None = None,
     name: str | None = None,
     origin: Origin | None = None,
+    variant: str | None = None,
     tokenizer_length: int | None = None,
     tokenizer_identity: str | None = None,
 ) -> BaseFacts:
     """Facts about a base model from its config, headers and record; raises UserError when they cannot be read.
 
-    ``name`` and ``origin`` say how the user called it and where it came from, when ``path_or_id`` is its folder.
+    ``name`` and ``origin`` say how the user called it and where it came from, when ``path_or_id`` is its folder;
+    ``variant`` names its family of 2023 where its config.json does not.
     """
     directory = resolve_checkpoint(path_or_id, place=place, revision=revision, cache_dir=cache_dir)
     return BaseFacts(
         name=name or str(path_or_id),
         origin=origin,
         directory=directory,
-        config=load_config(directory, place),
-        index=open_base(directory, place),
+        variant=variant,
+        config=load_config(directory, place, variant=variant),
+        index=open_base(directory, place, variant=variant),
         record=read_record(directory),
         tokenizer_length=tokenizer_length,
         tokenizer_identity=tokenizer_identity,

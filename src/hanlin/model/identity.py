@@ -50,6 +50,8 @@ class Record:
     """Hub that ``base_model`` is an id of; None for a folder, and in records older than this field."""
     base_revision: str | None = None
     """Commit of the base on that hub."""
+    base_variant: str | None = None
+    """Family of 2023 that the base was read as, where its config.json does not tell."""
 
 
 def read_record(directory: Path | str) -> Record | None:

@@ -19,7 +19,7 @@ from hanlin.model.native.family import Family
 from hanlin.model.native.head import NormalisedLlamaConfig, NormalisedLlamaForCausalLM, has_normalised_head
 from hanlin.model.native.own_types import OWN_TYPES
 from hanlin.model.native.qwen_long import QwenLongForCausalLM, has_long_rules
-from hanlin.model.native.recognise import native_config, recognise, refuse_code
+from hanlin.model.native.recognise import native_config, recognise, refuse_code, settle_variant
 from hanlin.model.weights import WeightIndex, open_weights
 from hanlin.names import is_hub_id
 
@@ -90,6 +90,14 @@ def load_config(directory: Path | str, place: str = "--model", *, variant: str |
     except (StrictDataclassError, ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(file, f"cannot be used ({_reason(error)})") from error
     return config
+
+
+def choose_variant(
+    directory: Path | str, asked: str | None, *, recorded: str | None = None, family: str | None = None
+) -> str | None:
+    """``native.recognise.settle_variant`` for a folder. Raises UserError."""
+    directory = Path(directory)
+    return settle_variant(directory, _read_json(directory / "config.json"), asked, recorded=recorded, family=family)
 
 
 def config_values(directory: Path | str, *, variant: str | None = None) -> dict[str, Any]:

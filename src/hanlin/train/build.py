@@ -69,6 +69,7 @@ def _base(start: Start, config: ModelConfig, dtype: torch.dtype, *, whole: bool)
             start.base.directory,
             dtype=dtype,
             attn_implementation=config.attn_implementation,
+            variant=start.base.variant,
             purpose="all weights" if whole else "any",
         )
     assert config.model_config is not None, "the configuration asks for a model or a model_config"

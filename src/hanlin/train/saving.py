@@ -56,6 +56,7 @@ class Saver:
             hanlin_version=__version__,
             base_hub=start.base.origin.hub if start.base and start.base.origin else None,
             base_revision=start.base.origin.revision if start.base and start.base.origin else None,
+            base_variant=start.base.variant if start.base else None,
         )
 
     def save_checkpoint(self, staged: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:

@@ -18,7 +18,7 @@ from hanlin.model.entry import Entry
 from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
 from hanlin.model.hub import Access, local_tokenizer
 from hanlin.model.identity import Record
-from hanlin.model.load import find_checkpoint
+from hanlin.model.load import choose_variant, find_checkpoint
 from hanlin.model.native.adapters import native_adapter
 from hanlin.model.preflight import check_modes
 from hanlin.model.targets import expand_targets
@@ -96,7 +96,7 @@ def open_start(
     date = date or datetime.date.today().isoformat()
     elsewhere = replace(choice.access, revision=None, ignore_file_pattern=())
     adapter = read_adapter(config.adapter.adapter, access=elsewhere) if config.adapter.adapter else None
-    base, base_tokenizer = _base(config, choice.access)
+    base, base_tokenizer = _base(config, choice, adapter.record if adapter is not None else None)
     if adapter is not None and base is not None:
         adapter = native_adapter(adapter, base.config)
     own = replace(elsewhere, revision=config.model.revision)
@@ -149,16 +149,27 @@ def _facts(
     )
 
 
-def _base(config: PtConfig | SftConfig, access: Access) -> tuple[BaseFacts | None, TextTokenizer | None]:
+def _base(
+    config: PtConfig | SftConfig, choice: Choice, record: Record | None
+) -> tuple[BaseFacts | None, TextTokenizer | None]:
     name = config.model.model
     if name is None:
+        if config.model.variant is not None:
+            raise UserError("--variant", "is given, and the model starts from scratch", mend="leave it out")
         return None, None
-    folder, origin = find_checkpoint(name, "--model", access)
+    folder, origin = find_checkpoint(name, "--model", choice.access)
+    variant = choose_variant(
+        folder,
+        config.model.variant,
+        recorded=record.base_variant if record else None,
+        family=choice.entry.family if choice.entry else None,
+    )
     tokenizer = _tokenizer_in(folder, "--model")
     base = read_base(
         folder,
         name=name,
         origin=origin,
+        variant=variant,
         tokenizer_length=len(tokenizer) if tokenizer else None,
         tokenizer_identity=tokenizer.identity if tokenizer else None,
     )

@@ -66,7 +66,7 @@ def recognise(directory: Path, values: Mapping[str, Any], *, variant: str | None
         return None
     named = variant or values.get(FAMILY_FIELD)
     if named is not None:
-        fitting = [family.name for family in FAMILIES.values() if family.model_type == model_type]
+        fitting = _families_of(model_type)
         if named not in fitting:
             raise UserError(
                 file,
@@ -100,6 +100,49 @@ def recognise(directory: Path, values: Mapping[str, Any], *, variant: str | None
     if model_type == "chatglm":
         return _chatglm(directory, values)
     return next(family for family in FAMILIES.values() if family.model_type == model_type)
+
+
+def settle_variant(
+    directory: Path,
+    values: Mapping[str, Any],
+    asked: str | None,
+    *,
+    recorded: str | None = None,
+    family: str | None = None,
+) -> str | None:
+    """The ``variant`` to read the checkpoint in ``directory`` as; None where its config.json decides.
+
+    ``asked`` is what the user named, ``recorded`` what an adapter was trained on, ``family`` that of the catalog's
+    entry, which counts only where the facts do not decide. Raises UserError when the checkpoint cannot be what was
+    asked for; the others are passed over then.
+    """
+    model_type = values.get("model_type")
+    fitting = _families_of(model_type)
+    if asked is not None:
+        if asked not in FAMILIES:
+            raise UserError(
+                "--variant",
+                f"is {asked!r}",
+                expected=f"one of {', '.join(fitting or FAMILIES)}",
+                mend=did_you_mean(asked, fitting or FAMILIES),
+            )
+        if asked not in fitting:
+            raise UserError(
+                "--variant",
+                f"is {asked!r}, and {directory} has model_type {model_type!r}",
+                expected=f"one of {', '.join(fitting)}" if fitting else "",
+                mend=did_you_mean(asked, fitting) if fitting else "leave it out: this model needs none",
+            )
+        return asked
+    if recorded in fitting:
+        return recorded
+    if family not in fitting:
+        return None
+    try:
+        recognise(directory, values)
+    except UserError:
+        return family
+    return None
 
 
 def native_config(directory: Path, values: Mapping[str, Any], family: Family) -> PretrainedConfig:
@@ -170,7 +213,7 @@ def _baichuan(directory: Path, values: Mapping[str, Any]) -> Family:
         raise UserError(
             file,
             f"does not tell rotary positions (7B) from ALiBi (13B): {facts}",
-            mend=f'write "{FAMILY_FIELD}" into it: {_names("baichuan")}',
+            mend=_how_to_name("baichuan"),
         )
     small = tables or rotary
     rows = values.get("vocab_size")
@@ -178,7 +221,7 @@ def _baichuan(directory: Path, values: Mapping[str, Any]) -> Family:
         raise UserError(
             file,
             f"vocab_size is {rows}, which does not tell Baichuan (64000) from Baichuan2 (125696, normalised head)",
-            mend=f'write "{FAMILY_FIELD}" into it: {_names("baichuan")} ({facts})',
+            mend=f"{_how_to_name('baichuan')} ({facts})",
         )
     if rows == 64000:
         return BAICHUAN_7B if small else BAICHUAN_13B
@@ -209,12 +252,17 @@ def _chatglm(directory: Path, values: Mapping[str, Any]) -> Family:
     raise UserError(
         directory / "config.json",
         f"rope_ratio is {values['rope_ratio']}: ChatGLM2 divides positions by it, ChatGLM3 multiplies the base",
-        mend=f'write "{FAMILY_FIELD}" into it: {_names("chatglm")}',
+        mend=_how_to_name("chatglm"),
     )
 
 
-def _names(model_type: str) -> str:
-    return " or ".join(f'"{family.name}"' for family in FAMILIES.values() if family.model_type == model_type)
+def _how_to_name(model_type: str) -> str:
+    names = " or ".join(_families_of(model_type))
+    return f'name it: --variant {names}; or write it into config.json as "{FAMILY_FIELD}"'
+
+
+def _families_of(model_type: object) -> list[str]:
+    return [family.name for family in FAMILIES.values() if family.model_type == model_type]
 
 
 def _tensor_names(directory: Path) -> list[str]:
