@@ -28,6 +28,7 @@ from hanlin.export.shards import (
 from hanlin.files import write_json
 from hanlin.model.identity import tensor_hash, weights_identity, write_record
 from hanlin.model.load import generation_values
+from hanlin.model.stops import generation_settings
 from hanlin.model.weights import WeightIndex, open_weights
 
 TOKENIZER_FILES = (
@@ -217,11 +218,12 @@ def _write_companions(plan: MergePlan, folder: Path, params: dict[str, Any] | No
     """Everything beside the weights: configuration, tokenizer and record."""
     if params is None:
         write_settings(folder / "config.json", dict(plan.config))
-        for source in (plan.config_folder, plan.base_folder):
-            settings = generation_values(source, variant=plan.variant)
-            if settings is not None:
-                write_settings(folder / "generation_config.json", settings)
-                break
+        found = (generation_values(source, variant=plan.variant) for source in (plan.config_folder, plan.base_folder))
+        shipped = next((values for values in found if values is not None), None)
+        taught = [plan.tokenizer.special_id(token) for token in plan.record.stop]
+        settings = generation_settings(shipped, plan.config, taught)
+        if settings is not None:
+            write_settings(folder / "generation_config.json", settings)
     else:
         write_json(folder / "params.json", params)
     if plan.tokenizer_path is None:

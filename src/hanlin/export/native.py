@@ -241,6 +241,7 @@ def _write_companions(plan: NativePlan, folder: Path) -> None:
             base_hub=plan.origin.hub if plan.origin else None,
             base_revision=plan.origin.revision if plan.origin else None,
             base_variant=plan.variant,
+            stop=source.stop if source else (),
         ),
     )
 

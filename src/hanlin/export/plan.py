@@ -133,9 +133,16 @@ def plan_merge(
             base_hub=record.base_hub if record and record.chain else origin.hub if origin else None,
             base_revision=record.base_revision if record and record.chain else origin.revision if origin else None,
             base_variant=record.base_variant if record and record.chain else variant,
+            stop=_stops(files, record),
         ),
         notices=tuple(dict.fromkeys(notices)),
     )
+
+
+def _stops(adapters: Sequence[AdapterFiles], base: Record | None) -> tuple[str, ...]:
+    """Tokens at which the result was taught to stop, those of the last adapter first, as one merge after another."""
+    records = [*(adapter.record for adapter in reversed(adapters)), base]
+    return tuple(dict.fromkeys(token for record in records if record is not None for token in record.stop))
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -53,13 +53,14 @@ class Engine:
         tokenizer: TextTokenizer,
         renderer: Renderer | None,
         *,
+        stop: Sequence[str] = (),
         description: dict[str, Any] | None = None,
         notify: Notify = lambda line: None,
     ) -> None:
         """``model``: a causal language model of transformers or PEFT in eval mode; ``renderer`` None: no template.
 
-        ``notify`` takes each line that the user should read. Raises UserError when the tokenizer has more ids than the
-        model has rows.
+        ``stop``: tokens at which training taught it to stop. ``notify`` takes each line that the user should read.
+        Raises UserError when the tokenizer has more ids than the model has rows.
         """
         num_rows = model.get_input_embeddings().weight.shape[0]
         if len(tokenizer) > num_rows:
@@ -73,7 +74,7 @@ class Engine:
         self.tokenizer = tokenizer
         self.renderer = renderer
         self.max_positions = _max_positions(model.config)
-        self.stop_ids, self.stop_strings = _stops(model, tokenizer, renderer)
+        self.stop_ids, self.stop_strings = _stops(model, tokenizer, renderer, stop)
         self._description = description or {}
         self._notify = notify
         self._turn = threading.Lock()
@@ -260,7 +261,14 @@ def open_engine(
     )
     if sources.adapter is not None:
         network = attach_adapter(network, sources.adapter, trainable=False)
-    return Engine(network.to(target).eval(), text_tokenizer, renderer, description=sources.describe(), notify=notify)
+    return Engine(
+        network.to(target).eval(),
+        text_tokenizer,
+        renderer,
+        stop=sources.record.stop if sources.record is not None else (),
+        description=sources.describe(),
+        notify=notify,
+    )
 
 
 def open_configured(config: EngineConfig, notify: Notify) -> Engine:
@@ -337,8 +345,10 @@ def _renderer(
     return open_renderer(template, tokenizer, system=system)
 
 
-def _stops(model: Any, tokenizer: TextTokenizer, renderer: Renderer | None) -> tuple[list[int], tuple[str, ...]]:
-    """Ids that end an answer, the template's first, and strings that do.
+def _stops(
+    model: Any, tokenizer: TextTokenizer, renderer: Renderer | None, taught: Sequence[str]
+) -> tuple[list[int], tuple[str, ...]]:
+    """Ids that end an answer, the template's first, then those that training ``taught``, and strings that do.
 
     The model's own generation settings may name further ids (families with two stop tokens); ids that are no special
     token of the tokenizer are left aside, because third-party checkpoints with wrong ids are in use.
@@ -354,6 +364,8 @@ def _stops(model: Any, tokenizer: TextTokenizer, renderer: Renderer | None) -> t
             ids.append(index)
         else:
             strings.append(stop)
+    known = set(tokenizer.pieces()) if taught else set()
+    ids += [tokenizer.special_id(token) for token in taught if token in known]
     if tokenizer.eos_id is not None:
         ids.append(tokenizer.eos_id)
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)

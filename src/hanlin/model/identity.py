@@ -52,6 +52,8 @@ class Record:
     """Commit of the base on that hub."""
     base_variant: str | None = None
     """Family of 2023 that the base was read as, where its config.json does not tell."""
+    stop: tuple[str, ...] = ()
+    """Tokens at which training taught answers to end, by name, those of the template first."""
 
 
 def read_record(directory: Path | str) -> Record | None:

@@ -145,12 +145,14 @@ def _trained_end(row: Encoded) -> int:
     return 1 + max((i for i, label in enumerate(row.labels) if label != IGNORE_INDEX), default=-1)
 
 
-def check_stop(renderer: Renderer, tokenizer: TextTokenizer, directory: Path | None, console: Console) -> None:
-    """Raises UserError when nothing that the run trains ends an answer: neither the template's stop, nor the
-    tokenizer's EOS, nor an ``eos_token_id`` of the checkpoint in ``directory``.
+def check_stop(
+    renderer: Renderer, tokenizer: TextTokenizer, directory: Path | None, console: Console
+) -> tuple[str, ...]:
+    """The tokens at which the run teaches answers to end: what is saved names them, for programs other than hanlin.
 
-    Answers of hanlin stop at the template's token. Other programs know only what the checkpoint says: when that is not
-    trained, a line says what to write there.
+    Raises UserError when nothing that the run trains ends an answer: neither the template's stop, nor the tokenizer's
+    EOS, nor an ``eos_token_id`` of the checkpoint in ``directory``. A line tells of a stop that the checkpoint does
+    not know yet.
     """
     encoded = encode_conversation(PROBES[0], renderer, tokenizer)
     trained = {label for label in encoded.labels if label != IGNORE_INDEX}
@@ -169,10 +171,12 @@ def check_stop(renderer: Renderer, tokenizer: TextTokenizer, directory: Path | N
     if ends and taught and not trained & set(ends):
         _say(
             console,
-            f"This run teaches the model to stop at {_named(taught[0], tokenizer)}; other programs than hanlin stop at "
-            f"{', '.join(_named(index, tokenizer) for index in ends)}: give them "
-            f'"eos_token_id": {json.dumps(sorted({*taught, *ends}))} in generation_config.json',
+            f"This run teaches the model to stop at {_named(taught[0], tokenizer)}, where the checkpoint stops at "
+            f"{', '.join(_named(index, tokenizer) for index in ends)}: the generation_config.json of the trained or "
+            f'merged model says "eos_token_id": {json.dumps(list(dict.fromkeys([*taught, *ends])))}',
         )
+    pieces = tokenizer.pieces()
+    return tuple(pieces[index] for index in taught)
 
 
 def configured_stops(directory: Path | None) -> list[int]:

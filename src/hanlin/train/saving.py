@@ -20,6 +20,7 @@ from hanlin.model.adapter import save_adapter
 from hanlin.model.adapter_files import CONFIG_FILE, WEIGHT_FILES
 from hanlin.model.identity import Record, write_record
 from hanlin.model.native.head import divide_for_good
+from hanlin.model.stops import StopIds, joined_stops
 from hanlin.train.checkpoint import link_or_copy
 from hanlin.train.start import Start
 
@@ -43,6 +44,10 @@ class Saver:
         self.start = start
         self.model = model
         self.base_name = _lasting_name(start)
+        self.stops: StopIds = None
+        if isinstance(model, PreTrainedModel) and model.generation_config is not None:
+            taught = [start.tokenizer.special_id(token) for token in start.stop]
+            self.stops = joined_stops(taught, model.generation_config.eos_token_id)
         self.record = Record(
             kind="adapter" if isinstance(model, PeftModel) else "model",
             stage="pt" if verb == "pt" else "sft",
@@ -56,6 +61,7 @@ class Saver:
             hanlin_version=__version__,
             base_hub=start.base.origin.hub if start.base and start.base.origin else None,
             base_revision=start.base.origin.revision if start.base and start.base.origin else None,
+            stop=start.stop,
             base_variant=start.base.variant if start.base else None,
         )
 
@@ -87,6 +93,8 @@ class Saver:
 
     def _write_whole(self, folder: Path, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
         assert isinstance(self.model, PreTrainedModel)
+        if self.model.generation_config is not None:
+            self.model.generation_config.eos_token_id = self.stops
         self.model.config.use_cache = True  # training switched it off; the saved model is for answering
         try:
             self.model.save_pretrained(folder, state_dict=state_dict)

@@ -47,6 +47,8 @@ class Start:
     """How conversations are written; None in pre-training."""
     date: str
     """Day of the run (ISO), which some templates write; a run that continues keeps its first."""
+    stop: tuple[str, ...] = ()
+    """Tokens at which answers end: those that this run teaches, in pre-training those that the base was taught."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Modules that a new adapter is put on, groups of names expanded where the base is known."""
 
@@ -107,11 +109,12 @@ def open_start(
     for notice in check_modes(_facts(verb, config, base, base_tokenizer, tokenizer, adapter, targets)):
         console.print(notice, highlight=False, markup=False)
     record = base.record if base is not None else None
-    renderer = None
+    last = adapter.record if adapter is not None and adapter.record else record
+    renderer, stop = None, last.stop if last else ()
     if isinstance(config, SftConfig):
         renderer = _renderer(config, tokenizer, adapter, record, choice.entry, date, console)
-        check_stop(renderer, tokenizer, base.directory if base else None, console)
-    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date, targets)
+        stop = check_stop(renderer, tokenizer, base.directory if base else None, console)
+    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date, stop, targets)
 
 
 def _facts(
