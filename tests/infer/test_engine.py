@@ -11,9 +11,11 @@ import pytest
 import sentencepiece
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from answering import chain, record, save_adapter, save_model, sentencepiece_bytes, teach, tokenizer
+from hanlin.cli import main
 from hanlin.config.infer import GenerationSettings
 from hanlin.errors import UserError
 from hanlin.infer.engine import Engine, choose_dtype, open_engine
@@ -246,6 +248,58 @@ def test_a_base_beside_the_adapter_is_found_from_there(tmp_path: Path) -> None:
     base = save_model(tmp_path / "base")
     save_adapter(tmp_path / "adapter", base, named="../base")
     assert open_engine(str(tmp_path / "adapter")).generate(user("你好"), GREEDY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_adapter_that_is_not_finite_is_one_line(base_dir: Path, tmp_path: Path, value: float) -> None:
+    adapter = save_adapter(tmp_path / "adapter", base_dir, style="safetensors")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = next(name for name in tensors if "layers.1.self_attn.v_proj.lora_B" in name)
+    tensors[name][1, 0] = value
+    save_file(tensors, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"adapter: .*layers\.1\.self_attn\.v_proj\.lora_B.* is not finite in float32"):
+        open_engine(str(adapter))
+
+
+def test_a_model_that_computes_no_numbers_is_one_line(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m", template="llama2-zh")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="computes no numbers"):
+        open_engine(str(model)).generate(user("x"), GenerationSettings(max_new_tokens=2, temperature=0.7, seed=1))
+
+
+@pytest.mark.parametrize("text", ["{", '{"model_type": "lama"}'])
+@pytest.mark.parametrize("verb", ["infer", "sft", "merge"])
+def test_a_broken_config_is_told_at_its_place(
+    base_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str, text: str
+) -> None:
+    """And not as a tokenizer that cannot be read, whose library looks into it."""
+    model = tmp_path / "m"
+    shutil.copytree(base_dir, model)
+    adapter = save_adapter(tmp_path / "adapter", base_dir)
+    (model / "config.json").write_text(text)
+    data = tmp_path / "rows.json"
+    data.write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    words = {
+        "infer": ["--model", str(model), "--prompt", "x"],
+        "sft": [
+            "--model",
+            str(model),
+            "--dataset",
+            str(data),
+            "--template",
+            "alpaca",
+            "--output_dir",
+            str(tmp_path / "o"),
+        ],
+        "merge": ["--model", str(model), "--adapter", str(adapter), "--output_dir", str(tmp_path / "o")],
+    }[verb]
+    assert main([verb, *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"hanlin: {model / 'config.json'}: "), error
+    assert ("is not valid JSON" if text == "{" else "did you mean llama?") in error
 
 
 def test_a_recorded_system_prompt_is_used(base_dir: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def generate_rows(
     """Answer all ``rows`` in one left-padded batch.
 
     ``num_tokens`` is the tokenizer's length. All rows run with the greatest of their limits and end at their own.
-    Raises UserError when the memory of the device does not suffice.
+    Raises UserError when the memory of the device does not suffice, and when what the model computes is not finite.
     """
     cancelled = cancelled or threading.Event()
     device = model.device
@@ -165,6 +165,14 @@ def generate_rows(
             "memory",
             f"of {device} does not suffice for {len(rows)} answers at a time",
             mend="lower --batch_size or --max_new_tokens, or choose --dtype bfloat16",
+        ) from error
+    except RuntimeError as error:
+        if "probability tensor contains" not in str(error):  # torch's words where logits are NaN
+            raise
+        raise UserError(
+            "--model",
+            "computes no numbers (NaN or infinity), so that no token can be drawn",
+            mend="its weights are damaged, or the dtype is too narrow: try --dtype float32",
         ) from error
     if settings.num_beams > 1 and not cancelled.is_set():
         for row, ids in zip(rows, output[:, input_ids.shape[1] :].tolist(), strict=True):

@@ -88,7 +88,8 @@ def attach_adapter(model: PreTrainedModel, files: AdapterFiles, *, trainable: bo
 
     Where the adapter holds the whole embedding and head with more rows than the model, the model is resized first: all
     its rows are replaced, so what new rows start from does not matter. ``trainable`` parameters are float32, others
-    have the model's dtype. Raises UserError when a tensor finds no place, a place finds no tensor or shapes differ.
+    have the model's dtype. Raises UserError when a tensor finds no place, a place finds no tensor, shapes differ or a
+    value is not finite.
     """
     files = native_adapter(files, model.config)
     _grow(model, files)
@@ -242,6 +243,12 @@ def _fill(peft_model: PeftModel, files: AdapterFiles) -> None:
                 expected=f"{list(parameter.shape)} as in the model",
             )
         value = tensor.to(parameter.dtype)
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(
+                files.directory,
+                f"{stored} is not finite in {str(parameter.dtype).removeprefix('torch.')}",
+                mend="the adapter is damaged, or the dtype is too narrow: take a good checkpoint, or --dtype float32",
+            )
         if id(parameter) in filled and not torch.equal(parameter.data, value.to(parameter.device)):
             raise UserError(
                 files.directory,

@@ -18,7 +18,7 @@ from hanlin.model.entry import Entry
 from hanlin.model.facts import BaseFacts, Facts, TokenizerFacts, read_base
 from hanlin.model.hub import Access, local_tokenizer
 from hanlin.model.identity import Record
-from hanlin.model.load import choose_variant, find_checkpoint
+from hanlin.model.load import choose_variant, find_checkpoint, load_config
 from hanlin.model.native.adapters import native_adapter
 from hanlin.model.preflight import check_modes
 from hanlin.model.targets import expand_targets
@@ -167,6 +167,7 @@ def _base(
         recorded=record.base_variant if record else None,
         family=choice.entry.family if choice.entry else None,
     )
+    load_config(folder, "--model", variant=variant)  # before the tokenizer, whose library reads it too
     tokenizer = _tokenizer_in(folder, "--model")
     base = read_base(
         folder,
