@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,37 @@ def test_infer_from_the_command_line(foreign: Any, tmp_path: Path, capsys: pytes
     model = foreign("chatglm2", seq_length=512)
     status = main(["infer", str(model), "--prompt", "the quick", "--template", "alpaca", "--max_new_tokens", "4"])
     assert status == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["chatglm2", "qwen-v1"])
+def test_chat_as_it_is_typed(foreign: Any, instructions: Path, tmp_path: Path, name: str) -> None:
+    """sft, merge, then the real command with lines on its standard input: the run's folder and the merged model, named
+    alone, give the same answers, with the conversation so far before the second."""
+    model, out, merged = foreign(name, seq_length=512), tmp_path / "out", tmp_path / "merged"
+    assert sft(model, instructions, out, "--lora_target_modules", OLD_TARGETS[name]) == 0
+    assert main(["merge", str(out), "--output_dir", str(merged)]) == 0
+
+    def chat(folder: Path) -> str:
+        saved = tmp_path / f"{folder.name}.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "hanlin", "chat", str(folder), "--temperature", "0", "--max_new_tokens", "6"],
+            input=f"the quick brown fox\n\nand the birds\n/save {saved}\n/clear\n/exit\nnever read\n",
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        (row,) = json.loads(saved.read_text())
+        messages = row["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+        assert [message["content"] for message in messages[::2]] == ["the quick brown fox", "and the birds"]
+        said = [message["content"] for message in messages[1::2]]
+        assert done.stdout.split() == " ".join(said).split()
+        return str(said)
+
+    assert chat(out) == chat(merged)
 
 
 def test_an_old_adapter_is_continued(foreign: Any, base: Path, instructions: Path, tmp_path: Path) -> None:
