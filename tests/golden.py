@@ -36,6 +36,9 @@ VARIANTS = {
 }
 """Case to family; the tiny vocabularies of the cases do not tell the generations of Baichuan apart."""
 
+FAMILY_OF = {**VARIANTS, "qwen-vl": "qwen-vl"}
+"""The same with the case that needs pixels beside ids."""
+
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -108,7 +111,7 @@ def write_case(
 ) -> Path:
     """The checkpoint of a case in ``directory``; ``config`` adds or overrides fields, None removes one."""
     directory.mkdir(parents=True, exist_ok=True)
-    values = {**cases()[name]["config"], "hanlin_family": VARIANTS[name], **config}
+    values = {**cases()[name]["config"], "hanlin_family": FAMILY_OF[name], **config}
     if code:  # as released: with code of its own, which must not be touched
         values["auto_map"] = {"AutoModelForCausalLM": "modeling_old.OldForCausalLM"}
         (directory / "modeling_old.py").write_text("raise SystemExit('the code of the checkpoint was run')\n")

@@ -19,6 +19,7 @@ from hanlin.model.native.family import Family
 from hanlin.model.native.head import NormalisedLlamaConfig, NormalisedLlamaForCausalLM, has_normalised_head
 from hanlin.model.native.own_types import OWN_TYPES
 from hanlin.model.native.qwen_long import QwenLongForCausalLM, has_long_rules
+from hanlin.model.native.qwen_vl import QwenVLConfig, QwenVLLongForCausalLM
 from hanlin.model.native.recognise import native_config, recognise, refuse_code, settle_variant
 from hanlin.model.weights import WeightIndex, open_weights
 from hanlin.names import is_hub_id
@@ -196,7 +197,7 @@ def load_model(
 def _class_for(config: PretrainedConfig, purpose: str) -> tuple[PretrainedConfig, Any]:
     """The class that a model of ``config`` gets for its purpose, and the config of that class."""
     if purpose == "answers" and has_long_rules(config):
-        return config, QwenLongForCausalLM
+        return config, QwenVLLongForCausalLM if isinstance(config, QwenVLConfig) else QwenLongForCausalLM
     kind = OWN_TYPES[config.model_type][1] if config.model_type in OWN_TYPES else AutoModelForCausalLM
     if purpose != "all weights" or not has_normalised_head(config):
         return config, kind

@@ -198,7 +198,8 @@ BAICHUAN = {"model_type": "baichuan", "hidden_size": 4096, "num_attention_heads"
              "max_position_embeddings": 4096}, r"does not tell rotary.*max_position_embeddings 4096.*hidden_size 5120",
         ),
         ({**BAICHUAN, "hanlin_family": "baichuan3"}, r"hanlin_family is 'baichuan3'; expected one of baichuan-7b"),
-        ({"model_type": "qwen", "visual": {"width": 1}}, "visual is set: Qwen-VL"),
+        ({"model_type": "qwen"}, "qwen"),
+        ({"model_type": "qwen", "visual": {"width": 1}}, "qwen-vl"),
         ({"model_type": "qwen", "audio": {"width": 1}}, "audio is set: Qwen-Audio"),
         ({"model_type": "qwen", "quantization_config": {"quant_method": "gptq"}}, r"quantization_config is set.*gptq"),
         ({"model_type": "chatglm", "inner_hidden_size": 1}, "inner_hidden_size is set: ChatGLM-6B of the first"),
@@ -282,7 +283,7 @@ def test_code_of_no_family_names_what_could_serve(tmp_path: Path) -> None:
     for model_type, hint in (
         ("Yi", "model_type 'llama' could serve"),
         ("phi-msft", "'phi'"),
-        ("new", "qwen, baichuan"),
+        ("new", "qwen, qwen-vl, baichuan"),
     ):
         with pytest.raises(UserError, match=rf"modeling_x\.XForCausalLM\), which is never executed.*{hint}"):
             load_config(config(model_type=model_type, auto_map=code))

@@ -110,7 +110,8 @@ def native_adapter(files: AdapterFiles, config: Any) -> AdapterFiles:
 def native_targets(config: Any, wanted: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
     """``wanted`` with the names of 2023 replaced by what they mean in the native model.
 
-    ``known`` are the modules of the model: a name that one of them ends with stays as it is.
+    ``known`` are the modules of the model: a name that one of them ends with stays too. (``c_proj`` of Qwen-VL is in
+    the vision tower, which kept its names, and in the text part, which did not.)
     """
     family = family_of(config)
     if family is None:
@@ -118,8 +119,9 @@ def native_targets(config: Any, wanted: Sequence[str], known: Iterable[str]) -> 
     modules = list(known)
     found: dict[str, None] = {}
     for name in wanted:
-        here = any(module == name or module.endswith(f".{name}") for module in modules)
-        found.update(dict.fromkeys((name,) if here else native_names(family, name) or (name,)))
+        meant = native_names(family, name) or (name,)
+        here = [one for one in (name, *meant) if any(module == one or module.endswith(f".{one}") for module in modules)]
+        found.update(dict.fromkeys(here if name in here else meant))
     return tuple(found)
 
 

@@ -134,5 +134,6 @@ def native_names(family: Family, wanted: str) -> tuple[str, ...]:
     for old, new in family.modules.items():
         if old == ending or old.endswith(f".{ending}"):
             for name in (new,) if isinstance(new, str) else new:
-                found[name.format(*numbers) if numbers else name.rsplit(".", 1)[-1]] = None
+                kept = ending if name.endswith(f".{ending}") else name.rsplit(".", 1)[-1]
+                found[name.format(*numbers) if numbers else kept] = None
     return tuple(found)

@@ -1,4 +1,5 @@
-"""Model types of our own, for what transformers has no class for: the ALiBi models, and a normalised head in training.
+"""Model types of our own, for what transformers has no class for: the ALiBi models, a normalised head in training,
+and Qwen-VL.
 
 ``register`` makes ``AutoConfig`` and ``AutoModelForCausalLM`` of transformers know them. It is called by those who want
 that and never at import; the package itself looks them up here.
@@ -10,12 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from hanlin.model.native.baichuan13b import AlibiLlamaConfig, AlibiLlamaForCausalLM
 from hanlin.model.native.head import NormalisedLlamaConfig, NormalisedLlamaForCausalLM
+from hanlin.model.native.qwen_vl import QwenVLConfig, QwenVLForCausalLM
 
 OWN_TYPES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     config.model_type: (config, model)
     for config, model in (
         (AlibiLlamaConfig, AlibiLlamaForCausalLM),
         (NormalisedLlamaConfig, NormalisedLlamaForCausalLM),
+        (QwenVLConfig, QwenVLForCausalLM),
     )
 }
 

@@ -31,7 +31,8 @@ def ntk_alpha(num_tokens: int, trained: int) -> int:
 def has_long_rules(config: Any) -> bool:
     """Whether a native config comes from a Qwen v1 that changes its attention past the trained length."""
     rules = getattr(config, "use_dynamic_ntk", False) or getattr(config, "use_logn_attn", False)
-    return config.model_type == "qwen2" and isinstance(getattr(config, "seq_length", None), int) and bool(rules)
+    text = config.model_type in ("qwen2", "hanlin_qwen_vl")
+    return text and isinstance(getattr(config, "seq_length", None), int) and bool(rules)
 
 
 class QwenRotaryEmbedding(Qwen2RotaryEmbedding):

@@ -22,14 +22,15 @@ from hanlin.model.native.family import Family, Fields
 from hanlin.model.native.internlm import INTERNLM
 from hanlin.model.native.internlm2 import INTERNLM2
 from hanlin.model.native.qwen import QWEN
+from hanlin.model.native.qwen_vl import QWEN_VL
 from hanlin.model.native.xverse import XVERSE
 from hanlin.model.weights import open_weights
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
-        QWEN, BAICHUAN_7B, BAICHUAN2_7B, BAICHUAN_13B, BAICHUAN2_13B, CHATGLM2, CHATGLM3, INTERNLM, INTERNLM2,
-        XVERSE,
+        QWEN, QWEN_VL, BAICHUAN_7B, BAICHUAN2_7B, BAICHUAN_13B, BAICHUAN2_13B, CHATGLM2, CHATGLM3, INTERNLM,
+        INTERNLM2, XVERSE,
     )
 }  # fmt: skip
 """Every family, by name."""
@@ -75,14 +76,12 @@ def recognise(directory: Path, values: Mapping[str, Any], *, variant: str | None
                 mend=did_you_mean(str(named), fitting),
             )
     _refuse_quantised(directory, values)
-    if model_type == "qwen":
-        for part, title in (("visual", "Qwen-VL"), ("audio", "Qwen-Audio")):
-            if values.get(part):
-                raise UserError(
-                    file,
-                    f"{part} is set: {title} has a second network for it, which is not here",
-                    expected="a text model of Qwen v1",
-                )
+    if model_type == "qwen" and values.get("audio"):
+        raise UserError(
+            file,
+            "audio is set: Qwen-Audio has a second network for it, which is not here",
+            expected="Qwen v1 or Qwen-VL",
+        )
     if model_type == "chatglm" and not (values.get("padded_vocab_size") and "multi_query_attention" in values):
         old = next((name for name in ("position_encoding_2d", "inner_hidden_size") if name in values), None)
         raise UserError(
@@ -99,6 +98,8 @@ def recognise(directory: Path, values: Mapping[str, Any], *, variant: str | None
         return _baichuan(directory, values)
     if model_type == "chatglm":
         return _chatglm(directory, values)
+    if model_type == "qwen":
+        return QWEN_VL if values.get("visual") else QWEN
     return next(family for family in FAMILIES.values() if family.model_type == model_type)
 
 
