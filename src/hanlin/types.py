@@ -71,12 +71,14 @@ class Segment(NamedTuple):
 
     ``trained`` marks what the model itself must write: an answer and its stop token. ``message`` is then the index of
     that answer in its conversation (None for all other text), so that one answer of several can be left untrained.
+    ``image`` says that the text is the path of a picture, which takes the places of one (``tokens.images``).
     """
 
     text: str
     trained: bool
     special: bool = False
     message: int | None = None
+    image: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Encoded:
     turn_ends: tuple[int, ...] = ()
     stop_lengths: tuple[int, ...] | None = None
     """Tokens of the stop that closes each turn, 0 where the template writes none between turns. None: one each."""
+    images: tuple[tuple[int, int], ...] = ()
+    """Start and end (exclusive) of each picture, which is whole or not there."""
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.labels), "ids and labels come from one pass and are equally long"

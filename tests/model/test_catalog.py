@@ -125,13 +125,11 @@ def test_an_unknown_id_names_the_nearest() -> None:
     assert "--model" in str(unknown_id("zzzzzz", "--model_type"))
 
 
-def test_what_is_quantised_or_reads_images_says_so() -> None:
+def test_what_is_quantised_or_needs_code_says_so() -> None:
     refused = {entry.id for entry in ENTRIES_2023 if entry.refusal}
-    assert refused == {row[0] for row in ROWS if len(row) > 5} | {
-        "qwen-vl", "qwen-vl-chat", "skywork-13b", "skywork-13b-chat"
-    }  # fmt: skip
+    assert refused == {row[0] for row in ROWS if len(row) > 5} | {"skywork-13b", "skywork-13b-chat"}
     assert "gptq-int4" in CATALOG["qwen-7b-chat-int4"].refusal
-    assert "images" in CATALOG["qwen-vl-chat-int4"].refusal
+    assert "gptq-int4" in CATALOG["qwen-vl-chat-int4"].refusal
 
 
 def test_internlm2_and_the_long_glms_are_served() -> None:

@@ -86,7 +86,7 @@ def test_both_are_refused() -> None:
     [
         ("qwen-7b-caht", ["unknown model 'qwen-7b-caht'", "qwen-7b-chat"]),
         ("qwen-7b-chat-int4", ["gptq-int4", "use qwen-7b-chat"]),
-        ("qwen-vl-chat", ["images"]),
+        ("qwen-vl-chat-int4", ["gptq-int4", "use qwen-vl-chat"]),
         ("llama", ["unknown model 'llama'"]),
     ],
 )

@@ -29,6 +29,7 @@ def train(config: SftConfig, console: Console | None = None) -> Outcome:
             config.source.max_length,
             start.template_source,
             start.date,
+            start.images,
         )
 
     return run_training("sft", config, rows, console=console)

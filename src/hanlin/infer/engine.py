@@ -23,8 +23,9 @@ from hanlin.model.precision import DTYPES
 from hanlin.template.published import PUBLISHED, published_template
 from hanlin.template.render import Renderer
 from hanlin.template.resolve import CHAT_TEMPLATE
-from hanlin.tokens.encode import encode_prompt, open_renderer
-from hanlin.types import Conversation, Message, Place
+from hanlin.tokens.encode import encode_prompt, encode_segments, open_renderer
+from hanlin.tokens.images import ImageSlots, numbered, split_images, take_paths
+from hanlin.types import Conversation, Message, Place, Segment
 from hanlin.vocab.tokenizer import TextTokenizer
 
 Notify = Callable[[str], None]
@@ -42,6 +43,8 @@ class _Fitted:
 
     ids: list[int]
     limit: int
+    images: tuple[str, ...] = ()
+    """Paths of the pictures whose places are in the ids."""
 
 
 class Engine:
@@ -73,6 +76,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.renderer = renderer
+        self.images = ImageSlots.of(model.config, tokenizer)
         self.max_positions = _max_positions(model.config)
         self.stop_ids, self.stop_strings = _stops(model, tokenizer, renderer, stop)
         self._description = description or {}
@@ -96,17 +100,33 @@ class Engine:
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids that the model reads: the rendered conversation up to where the answer starts.
 
-        Without a template: the tokenizer's prefix, BOS for most, and the texts as they stand.
+        Without a template: the tokenizer's prefix, BOS for most, and the texts as they stand. Raises UserError for a
+        picture that cannot be read.
         """
+        return self._prompt(messages)[0]
+
+    def _prompt(self, messages: Sequence[Message]) -> tuple[list[int], tuple[str, ...]]:
+        """Ids that the model reads and the paths of the pictures among them."""
+        conversation = _conversation(messages)
         if self.renderer is not None:
-            return encode_prompt(_conversation(messages), self.renderer, self.tokenizer)
-        return list(self.tokenizer.prefix_ids) + self.tokenizer.encode("".join(message.content for message in messages))
+            ids = encode_prompt(conversation, self.renderer, self.tokenizer, self.images)
+        else:
+            text = [Segment(self.prompt_text(messages), trained=False)]
+            pieces = text if self.images is None else split_images(text, conversation)
+            ids = list(self.tokenizer.prefix_ids) + encode_segments(pieces, self.tokenizer, self.images).ids
+        if self.images is None:
+            return ids, ()
+        filled, paths = take_paths(ids, self.images)
+        return filled.tolist(), tuple(paths)
 
     def prompt_text(self, messages: Sequence[Message]) -> str:
         """The text that the model reads, without a special token at its very start (published results lack it too)."""
+        conversation = _conversation(messages)
+        if self.images is not None:
+            conversation = numbered(conversation)
         if self.renderer is None:
-            return "".join(message.content for message in messages)
-        segments = self.renderer.render(_conversation(messages), add_generation_prompt=True)
+            return "".join(message.content for message in conversation.messages)
+        segments = self.renderer.render(conversation, add_generation_prompt=True)
         if segments and segments[0].special:
             segments = segments[1:]
         return "".join(segment.text for segment in segments)
@@ -164,6 +184,7 @@ class Engine:
                 stop_ids=self.stop_ids,
                 limit=prompt.limit,
                 emit=emit,
+                images=prompt.images,
             )
             for prompt in prompts
         ]
@@ -175,6 +196,7 @@ class Engine:
                 stop_ids=self.stop_ids,
                 num_tokens=len(self.tokenizer),
                 cancelled=cancelled,
+                slots=self.images,
             )
 
     def _fit(self, messages: Sequence[Message], settings: GenerationSettings) -> _Fitted:
@@ -182,17 +204,17 @@ class Engine:
         for message in messages:
             _check_text(message.content)
         system, turns = _split_turns(messages)
-        ids = self.prompt_ids(messages)
+        ids, images = self._prompt(messages)
         if not ids:
             raise UserError("the prompt", "is empty", expected="some text")
         limit, room = settings.max_new_tokens, self.max_positions
         if room is None or len(ids) + limit <= room:
-            return _Fitted(ids, limit)
+            return _Fitted(ids, limit, images)
         whole, dropped = len(ids), 0
         while self.renderer is not None and len(turns) > 1 and len(ids) + limit > room:
             turns = turns[1:]
             dropped += 1
-            ids = self.prompt_ids([*system, *(message for turn in turns for message in turn)])
+            ids, images = self._prompt([*system, *(message for turn in turns for message in turn)])
         if dropped:
             self._notify(
                 f"the conversation has {whole:,} tokens, and with {limit:,} for the answer the model takes {room:,}: "
@@ -208,7 +230,7 @@ class Engine:
         if len(ids) + limit > room:
             limit = room - len(ids)
             self._notify(f"the prompt has {len(ids):,} of the {room:,} tokens of the model: {limit:,} remain to answer")
-        return _Fitted(ids, limit)
+        return _Fitted(ids, limit, images)
 
 
 def open_engine(

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria
 from hanlin.config.infer import GenerationSettings
 from hanlin.errors import UserError
 from hanlin.infer.stream import TextStream
+from hanlin.tokens.images import ImageSlots, stack_pixels
 
 
 class PromptError(UserError):
@@ -45,8 +46,11 @@ class Row:
         stop_ids: Collection[int],
         limit: int,
         emit: Callable[[str], None] | None = None,
+        images: Sequence[str] = (),
     ) -> None:
+        """``images``: paths of the pictures whose places the prompt holds."""
         self.prompt_ids = list(prompt_ids)
+        self.images = tuple(images)
         self.limit = limit
         self._text = text
         self._stop_ids = frozenset(stop_ids)
@@ -140,15 +144,20 @@ def generate_rows(
     stop_ids: Sequence[int],
     num_tokens: int,
     cancelled: threading.Event | None = None,
+    slots: ImageSlots | None = None,
 ) -> list[Answer]:
     """Answer all ``rows`` in one left-padded batch.
 
-    ``num_tokens`` is the tokenizer's length. All rows run with the greatest of their limits and end at their own.
-    Raises UserError when the memory of the device does not suffice, and when what the model computes is not finite.
+    ``num_tokens`` is the tokenizer's length; ``slots`` is there where rows may hold pictures. All rows run with the
+    greatest of their limits and end at their own. Raises UserError when the memory of the device does not suffice, when
+    what the model computes is not finite, and when a picture cannot be read.
     """
     cancelled = cancelled or threading.Event()
     device = model.device
     input_ids, mask = (tensor.to(device) for tensor in left_padded([row.prompt_ids for row in rows]))
+    seen: dict[str, torch.Tensor] = {}
+    if slots is not None and (pixels := stack_pixels([row.images for row in rows], slots)) is not None:
+        seen["pixel_values"] = torch.from_numpy(pixels).to(device)
     follow = _Follow(rows if settings.num_beams == 1 else None, cancelled)
     try:
         with torch.inference_mode(), _seeded(settings.seed, device):
@@ -159,6 +168,7 @@ def generate_rows(
                 generation_config=_generation_config(settings, max(row.limit for row in rows), stop_ids),
                 stopping_criteria=[follow],
                 logits_processor=[_KnownTokens(num_tokens)],
+                **seen,
             )
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -12,11 +12,7 @@ from typing import Any
 from hanlin.model.entry import NOT_NATIVE, QKV_GROUP, Entry
 
 _QWEN: dict[str, Any] = {"family": "qwen", "qkv": ("c_attn",)}
-_QWEN_VL: dict[str, Any] = {
-    "family": "qwen-vl",
-    "qkv": ("c_attn",),
-    "refused": "reads images besides text, and models with images are not in this version",
-}
+_QWEN_VL: dict[str, Any] = {"family": "qwen-vl", "qkv": ("c_attn",), "notes": "sees pictures: <img>FILE</img>"}
 _BAICHUAN_7B: dict[str, Any] = {"family": "baichuan-7b", "qkv": ("W_pack",)}
 _BAICHUAN_13B: dict[str, Any] = {"family": "baichuan-13b", "qkv": ("W_pack",)}
 _BAICHUAN2_7B: dict[str, Any] = {"family": "baichuan2-7b", "qkv": ("W_pack",)}

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from hanlin.tokens.images import ImageSlots, stack_pixels, take_paths
 from hanlin.tokens.pack import Packs
 from hanlin.tokens.store import TokenStore
 from hanlin.types import IGNORE_INDEX
@@ -63,7 +64,11 @@ class PackedDataset(Dataset[Feature]):
 
 
 def collate(
-    features: Sequence[Feature], *, pad_id: int, pad_to_multiple_of: int | None = None
+    features: Sequence[Feature],
+    *,
+    pad_id: int,
+    pad_to_multiple_of: int | None = None,
+    images: ImageSlots | None = None,
 ) -> dict[str, torch.Tensor]:
     """One batch: ``input_ids``, ``labels`` and ``position_ids``, each int64 [B, T]; deliberately no attention mask.
 
@@ -73,6 +78,9 @@ def collate(
 
     The padding tail is a segment of its own. Only when no row holds more than one piece do the positions run on
     through the tail instead: then no row needs a mask, and attention takes its faster causal path.
+
+    With ``images``, pictures that the rows name are read now: ``pixel_values`` float32 [B, I, 3, S, S], absent where
+    no row has any. Raises ImageError for one that is no longer there.
     """
     num_tokens = max(len(feature["input_ids"]) for feature in features)
     if pad_to_multiple_of:
@@ -82,9 +90,14 @@ def collate(
     labels = np.full(shape, IGNORE_INDEX, dtype=np.int64)
     packed = any(len(feature["lengths"]) > 1 for feature in features)
     position_ids = np.empty(shape, dtype=np.int64)
+    pictures: list[list[str]] = []
     for index, feature in enumerate(features):
         length = len(feature["input_ids"])
-        input_ids[index, :length] = feature["input_ids"]
+        ids = feature["input_ids"]
+        if images is not None:
+            ids, paths = take_paths(ids, images)
+            pictures.append(paths)
+        input_ids[index, :length] = ids
         labels[index, :length] = feature["labels"]
         starts = np.cumsum(feature["lengths"]) - feature["lengths"]
         labels[index, starts] = IGNORE_INDEX
@@ -93,6 +106,8 @@ def collate(
             segments = np.append(segments, num_tokens - length)
         position_ids[index] = _positions(segments, num_tokens)
     batch: dict[str, Any] = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+    if images is not None and (pixels := stack_pixels(pictures, images)) is not None:
+        batch["pixel_values"] = pixels
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 

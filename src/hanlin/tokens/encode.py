@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from hanlin.errors import UserError
 from hanlin.template import Renderer, SpecialTokens, resolve_renderer
+from hanlin.tokens.images import ImageSlots, numbered, split_images
 from hanlin.types import IGNORE_INDEX, Conversation, Encoded, Segment
 
 if TYPE_CHECKING:  # it brings transformers, which is seconds; encoding only wants the methods below
@@ -74,41 +75,53 @@ def join_segments(segments: Iterable[Segment]) -> list[Segment]:
         if not segment.text:
             continue
         last = pieces[-1] if pieces else None
-        if last is None or last.special or segment.special or _kind(last) != _kind(segment):
+        if last is None or not _is_text(last) or not _is_text(segment) or _kind(last) != _kind(segment):
             pieces.append(segment)
         else:
             pieces[-1] = last._replace(text=last.text + segment.text)
     return pieces
 
 
-def encode_segments(segments: Iterable[Segment], tokenizer: Tokenizer) -> Encoded:
+def encode_segments(segments: Iterable[Segment], tokenizer: Tokenizer, images: ImageSlots | None = None) -> Encoded:
     """Ids and labels of rendered segments; a label is the id where the segment is trained.
 
     ``turn_ends`` are the ends of answers, trained or not, with their stop token. Raises UserError for a special token
     that the tokenizer does not have.
     """
     pieces = join_segments(segments)
-    texts = [piece.text for piece in pieces if not piece.special]
-    return _assemble(pieces, iter(tokenizer.encode_batch(texts)), tokenizer.special_id)
+    texts = [piece.text for piece in pieces if _is_text(piece)]
+    return _assemble(pieces, iter(tokenizer.encode_batch(texts)), tokenizer.special_id, images)
 
 
 def encode_conversation(
-    conversation: Conversation, renderer: Renderer, tokenizer: Tokenizer, *, train_on: TrainOn = "all"
+    conversation: Conversation,
+    renderer: Renderer,
+    tokenizer: Tokenizer,
+    *,
+    train_on: TrainOn = "all",
+    images: ImageSlots | None = None,
 ) -> Encoded:
     """Ids and labels of a conversation that ends with an answer.
 
     Answers with their stop token are trained: all, or the ``last`` one, and never those of weight 0. Raises UserError
-    when the conversation does not fit the template or a weight is not 0 or 1.
+    when the conversation does not fit the template or a weight is not 0 or 1. ``images`` is what the model sees
+    pictures by (``tokens.images``): None leaves ``<img>`` in a text what it is there, text.
     """
-    return encode_segments(trained_segments(conversation, renderer, train_on), tokenizer)
+    return encode_segments(trained_segments(conversation, renderer, train_on, images), tokenizer, images)
 
 
-def encode_prompt(conversation: Conversation, renderer: Renderer, tokenizer: Tokenizer) -> list[int]:
+def encode_prompt(
+    conversation: Conversation, renderer: Renderer, tokenizer: Tokenizer, images: ImageSlots | None = None
+) -> list[int]:
     """Ids of a conversation that waits for an answer, up to where the answer starts.
 
     They are the first ids of the same conversation with its answer, token by token, as training sees it.
     """
-    return encode_segments(renderer.render(conversation, add_generation_prompt=True), tokenizer).ids
+    if images is None:
+        return encode_segments(renderer.render(conversation, add_generation_prompt=True), tokenizer).ids
+    conversation = numbered(conversation)
+    segments = renderer.render(conversation, add_generation_prompt=True)
+    return encode_segments(split_images(segments, conversation), tokenizer, images).ids
 
 
 def encode_conversations(
@@ -132,6 +145,7 @@ def encode_rows(
     tokenizer: Tokenizer,
     *,
     train_on: TrainOn = "all",
+    images: ImageSlots | None = None,
     batch_size: int = 512,
 ) -> Iterator[tuple[Conversation, Encoded | UserError]]:
     """As ``encode_conversations``, each with its conversation; one that does not fit the template gives its error."""
@@ -140,25 +154,31 @@ def encode_rows(
         rendered: list[list[Segment] | UserError] = []
         for conversation in batch:
             try:
-                rendered.append(join_segments(trained_segments(conversation, renderer, train_on)))
+                rendered.append(join_segments(trained_segments(conversation, renderer, train_on, images)))
             except UserError as error:
                 rendered.append(error)
-        texts = [p.text for pieces in rendered if isinstance(pieces, list) for p in pieces if not p.special]
+        texts = [p.text for pieces in rendered if isinstance(pieces, list) for p in pieces if _is_text(p)]
         ids = iter(tokenizer.encode_batch(texts))
         for conversation, pieces in zip(batch, rendered, strict=True):
             if isinstance(pieces, UserError):
                 yield conversation, pieces
             else:
-                yield conversation, _assemble(pieces, ids, tokenizer.special_id)
+                yield conversation, _assemble(pieces, ids, tokenizer.special_id, images)
 
 
-def trained_segments(conversation: Conversation, renderer: Renderer, train_on: TrainOn = "all") -> list[Segment]:
+def trained_segments(
+    conversation: Conversation, renderer: Renderer, train_on: TrainOn = "all", images: ImageSlots | None = None
+) -> list[Segment]:
     """The rendered segments, with ``trained`` taken from the answers that are not to be trained.
 
     ``message`` stays, so that the pieces, and with them the ids, are the same whatever is trained.
     """
+    if images is not None:
+        conversation = numbered(conversation)
     wanted = _wanted_answers(conversation, train_on)
     segments = renderer.render(conversation)
+    if images is not None:
+        segments = split_images(segments, conversation)
     missing = wanted.difference(segment.message for segment in segments if segment.message is not None)
     if missing:
         raise UserError(
@@ -189,16 +209,26 @@ def _wanted_answers(conversation: Conversation, train_on: TrainOn) -> set[int]:
     return {index for index in considered if conversation.messages[index].weight != 0}
 
 
+def _is_text(piece: Segment) -> bool:
+    return not piece.special and not piece.image
+
+
 def _kind(segment: Segment) -> tuple[bool, int | None]:
     return segment.trained, segment.message
 
 
-def _assemble(pieces: Sequence[Segment], text_ids: Iterator[list[int]], special_id: Callable[[str], int]) -> Encoded:
+def _assemble(
+    pieces: Sequence[Segment],
+    text_ids: Iterator[list[int]],
+    special_id: Callable[[str], int],
+    images: ImageSlots | None = None,
+) -> Encoded:
     """Ids, labels and turn ends of the pieces; ``text_ids`` gives the ids of each ordinary piece in order."""
     ids: list[int] = []
     labels: list[int] = []
     turn_ends: list[int] = []
     stop_lengths: list[int] = []
+    spans: list[tuple[int, int]] = []
     answer: int | None = None
     stop_start: int | None = None
     for piece in [*pieces, None]:
@@ -213,7 +243,12 @@ def _assemble(pieces: Sequence[Segment], text_ids: Iterator[list[int]], special_
             stop_start = None  # a special token before it was of a thought or a tool call
         elif piece.special and stop_start is None:
             stop_start = len(ids)  # the special tokens at the end are the stop
-        new = [special_id(piece.text)] if piece.special else next(text_ids)
+        if piece.image:
+            assert images is not None, "pictures were split off for a model that sees them"
+            new = images.ids(piece.text)
+            spans.append((len(ids), len(ids) + len(new)))
+        else:
+            new = [special_id(piece.text)] if piece.special else next(text_ids)
         ids += new
         labels += new if piece.trained else [IGNORE_INDEX] * len(new)
-    return Encoded(ids, labels, tuple(turn_ends), tuple(stop_lengths))
+    return Encoded(ids, labels, tuple(turn_ends), tuple(stop_lengths), tuple(spans))

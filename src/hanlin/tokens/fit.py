@@ -43,6 +43,7 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, prefix_i
 
     Where the template writes no stop between turns, a turn that becomes the last one takes the stop of the row's end.
     So a cut row ends with a stop token that is trained. A row without a trained token is never used: its loss is NaN.
+    Nor is a row of which a picture would be cut or left out, unless it goes with all of its turn.
 
     With max_length 40: BOS + 59 of prompt + 19 of answer + stop = 80 -> BOS + 19 of prompt + answer + stop;
     BOS + 9 of prompt + 69 of answer + stop = 80 -> BOS + 9 of prompt + 29 of answer + stop.
@@ -69,11 +70,16 @@ def fit(encoded: Encoded, max_length: int, policy: Overlong = "cut", *, prefix_i
     head = min(head, prompt)
     # Worked example: first 60, prompt 20, head 1 -> positions 0 and 41..59.
     kept = [*range(head), *range(first - prompt + head, first), *answer, *stop]
+    keeps = set(kept)
+    for start, stop_place in encoded.images:
+        if start < answer.stop and not keeps.issuperset(range(start, stop_place)):
+            return Fitted(None, reason="too long: a picture would be cut", detail=too_long)
     new_place = {old + 1: new + 1 for new, old in enumerate(kept)}
     fitted = Encoded(
         [ids[i] for i in kept],
         [labels[i] for i in kept],
         tuple(new_place[t] for t in encoded.turn_ends if t in new_place),
+        images=tuple((new_place[b] - (b - a), new_place[b]) for a, b in encoded.images if b in new_place),
     )
     cut = {
         "prompt": first - prompt,

@@ -5,6 +5,7 @@ Documents and conversations differ only in how a row becomes ids and labels; the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from hanlin.errors import UserError
 from hanlin.template import Renderer
 from hanlin.tokens.encode import encode_rows
 from hanlin.tokens.fit import fit
+from hanlin.tokens.images import ImageError, ImageSlots, file_size, located, paths_in
 from hanlin.tokens.store import StoreWriter, TokenStore, store_key
 from hanlin.types import IGNORE_INDEX, Conversation, Encoded, Place
 from hanlin.vocab.tokenizer import TextTokenizer
@@ -59,6 +61,10 @@ class DocumentRows:
         del settings["packing"]  # blocks are made of the stored rows
         return {"kind": "documents", "prefix": list(self.tokenizer.prefix_ids), **settings}
 
+    def beside(self, files: list[Path]) -> dict[str, Any]:
+        """Other files that decide the tokens: none."""
+        return {}
+
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
         """One row a document, in order, with BOS and EOS as the settings say."""
         head = self.tokenizer.prefix_ids if self.corpus.add_bos else ()
@@ -93,6 +99,8 @@ class ConversationRows:
     """Text that defines the template: a changed template must not meet tokens of the old one."""
     date: str
     """Day of the run, for templates that write it; a run that continues keeps its first."""
+    images: ImageSlots | None = None
+    """How the model sees pictures; None for a text model."""
     suffixes = CONVERSATION_SUFFIXES
     noun = "conversations"
 
@@ -102,7 +110,21 @@ class ConversationRows:
         del settings["on_template_difference"]  # what it decided is the template itself
         if "strftime_now" in self.template_source:  # a template that writes the date gives other tokens tomorrow
             settings["date"] = self.date
+        if self.images is not None:
+            settings["images"] = asdict(self.images)
         return {**settings, "template": self.template_source, "system": self.renderer.system}
+
+    def beside(self, files: list[Path]) -> dict[str, Any]:
+        """Pictures that the files name, and their sizes: a row that lacks its picture is made anew once it is there."""
+        if self.images is None:
+            return {}
+        digest = hashlib.sha256()
+        for conversation in read_conversations([str(file) for file in files], ledger=Ledger()):
+            for path in paths_in(conversation):
+                found = located(path, conversation.place.file).absolute()
+                size = file_size(found)
+                digest.update(f"{found}\0{size}\0".encode("utf-8", "surrogateescape"))
+        return {"pictures": digest.hexdigest()}
 
     def rows(self, files: list[str], ledger: Ledger, place: str) -> Iterator[Row]:
         """One row a conversation that can be trained, in order."""
@@ -110,10 +132,13 @@ class ConversationRows:
         bos_id = self.tokenizer.bos_id
         # A template may write a BOS that the tokenizer itself does not.
         start = self.tokenizer.prefix_ids or (() if bos_id is None else (bos_id,))
-        pairs = encode_rows(conversations, self.renderer, self.tokenizer, train_on=self.instruction.train_on)
+        pairs = encode_rows(
+            conversations, self.renderer, self.tokenizer, train_on=self.instruction.train_on, images=self.images
+        )
         for conversation, encoded in pairs:
             if isinstance(encoded, UserError):
-                ledger.record(conversation.place, "dropped", "does not fit the template", encoded.reason)
+                reason = "picture" if isinstance(encoded, ImageError) else "does not fit the template"
+                ledger.record(conversation.place, "dropped", reason, encoded.reason)
                 continue
             fitted = fit(encoded, self.max_length, self.instruction.overlong, prefix_ids=start)
             if fitted.encoded is None and fitted.reason == "too long" and self.instruction.overlong == "error":
@@ -151,7 +176,9 @@ def prepare(
     """
     files = find_files(paths, maker.suffixes, place=place)
     key = store_key(
-        content=content_hash(files), tokenizer=maker.tokenizer.identity, settings={**maker.settings(), "v": 1}
+        content=content_hash(files),
+        tokenizer=maker.tokenizer.identity,
+        settings={**maker.settings(), **maker.beside(files), "v": 1},
     )
     directory = cache_dir / key[:32]
     store = TokenStore.open(directory)

@@ -219,7 +219,7 @@ def _trainer(
         train_dataset=data.train,
         eval_dataset=data.validation,
         eval_bytes=data.validation_bytes,
-        collate=functools.partial(collate, pad_id=pad_id),
+        collate=functools.partial(collate, pad_id=pad_id, images=start.images),
         callbacks=[bar, *([MetricsFile(Path(arguments.output_dir) / METRICS_FILE)] * arguments.do_train), StopOnNaN()],
         fingerprint=fingerprint,
         save_weights=saver.save_checkpoint,

@@ -25,6 +25,7 @@ from hanlin.model.targets import expand_targets
 from hanlin.template import CHAT_TEMPLATE, TEMPLATES, Renderer
 from hanlin.template.published import PUBLISHED, published_template
 from hanlin.tokens.encode import open_renderer
+from hanlin.tokens.images import ImageSlots
 from hanlin.train.conformance import check_stop, settle_template
 from hanlin.vocab.tokenizer import TextTokenizer
 
@@ -51,6 +52,9 @@ class Start:
     """Tokens at which answers end: those that this run teaches, in pre-training those that the base was taught."""
     target_modules: tuple[str, ...] = ("all-linear",)
     """Modules that a new adapter is put on, groups of names expanded where the base is known."""
+
+    images: ImageSlots | None = None
+    """How the base sees pictures; None for a text model."""
 
     @property
     def base_record(self) -> Record | None:
@@ -114,7 +118,8 @@ def open_start(
     if isinstance(config, SftConfig):
         renderer = _renderer(config, tokenizer, adapter, record, choice.entry, date, console)
         stop = check_stop(renderer, tokenizer, base.directory if base else None, console)
-    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date, stop, targets)
+    images = ImageSlots.of(base.config, tokenizer) if base is not None else None
+    return Start(tokenizer, base, base_tokenizer, adapter, renderer, date, stop, targets, images)
 
 
 def _facts(
