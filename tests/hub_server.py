@@ -25,6 +25,8 @@ import pytest
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 """Commit that the hubs give every repository on its default branch."""
 
+LARGE = (".safetensors", ".bin")
+
 needs_modelscope = pytest.mark.skipif(
     importlib.util.find_spec("modelscope_hub") is None, reason="ModelScope's client is not installed"
 )
@@ -39,6 +41,8 @@ class HubServer:
     """``id/file`` of each content that was sent, in order."""
     asked: list[str] = field(default_factory=list)
     """Path of each request."""
+    agents: set[str] = field(default_factory=set)
+    """What the clients called themselves."""
     sent: dict[str, int] = field(default_factory=dict)
     """Bytes of each file that were sent."""
     cut: str = ""
@@ -69,8 +73,14 @@ class HubServer:
 
 @contextlib.contextmanager
 def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[HubServer]:
-    """Serve ``repositories``; ``wrong_sum`` names a file whose SHA-256 ModelScope's listing states wrongly."""
+    """Serve ``repositories``; ``wrong_sum`` names a file whose SHA-256 is stated wrongly.
+
+    ModelScope states that of every file, Hugging Face that of large ones (here: the weights).
+    """
     hub = HubServer("")
+
+    def _sum(file: Path) -> str:
+        return "0" * 64 if file.name == wrong_sum else hashlib.sha256(file.read_bytes()).hexdigest()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -83,6 +93,7 @@ def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[
             url = urlsplit(self.path)
             path, query = unquote(url.path), parse_qs(url.query)
             hub.asked.append(path)
+            hub.agents.add(self.headers.get("User-Agent", ""))
             for name, folder in repositories.items():
                 files = sorted(file for file in folder.iterdir() if file.is_file())
                 if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
@@ -101,7 +112,11 @@ def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[
             return self._send(404, b'{"Code":404,"Message":"not found"}', body, {"X-Error-Code": "RepoNotFound"})
 
         def _info(self, name: str, files: list[Path], body: bool) -> None:
-            siblings = [{"rfilename": file.name} for file in files]
+            siblings = [
+                {"rfilename": file.name}
+                | ({"lfs": {"sha256": _sum(file), "size": 1, "pointerSize": 1}} if file.suffix in LARGE else {})
+                for file in files
+            ]
             self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode(), body)
 
         def _modelscope(self, files: list[Path], body: bool) -> None:
@@ -111,7 +126,7 @@ def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[
                     "Name": file.name,
                     "Type": "blob",
                     "Size": file.stat().st_size,
-                    "Sha256": "0" * 64 if file.name == wrong_sum else hashlib.sha256(file.read_bytes()).hexdigest(),
+                    "Sha256": _sum(file),
                     "Revision": COMMIT if index == 0 else f"{index:040x}",
                     "CommittedDate": 1700000000 - index,
                 }
@@ -137,7 +152,7 @@ def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[
             headers = {
                 "Content-Length": str(len(data) - start),
                 "Accept-Ranges": "bytes",
-                "ETag": hashlib.sha1(data).hexdigest(),
+                "ETag": (hashlib.sha256 if file.endswith(LARGE) else hashlib.sha1)(data).hexdigest(),
                 "X-Repo-Commit": COMMIT,
                 **({"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}),
                 **(extra or {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,11 +137,30 @@ def test_an_unknown_id_is_one_line(name: str, hub: HubServer, tmp_path: Path) ->
     assert "team/nothing is no folder here, and the hub does not give it" in line
 
 
-@needs_modelscope
-def test_a_checksum_that_differs_is_one_line(model: Path, tmp_path: Path) -> None:
-    with serve({"team/model": model}, wrong_sum="config.json") as hub:
-        line = failure(hub, tmp_path / "home", "modelscope", "team/model")
-    assert "the hub does not give it" in line
+@pytest.mark.parametrize("name", HUBS)
+def test_a_checksum_that_differs_is_one_line_and_the_file_is_fetched_anew(
+    name: str, model: Path, tmp_path: Path
+) -> None:
+    shard = "model-00002-of-00006.safetensors"
+    with serve({"team/model": model}, wrong_sum=shard) as hub:
+        for _ in range(2):
+            line = failure(hub, tmp_path / "home", name, "team/model")
+            assert "could not be downloaded" in line
+            assert shard in line
+            assert re.search("SHA-256|Hash", line)
+        assert hub.fetched.count(f"team/model/{shard}") >= 2
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_hub_is_asked_for_the_model_alone_and_told_nothing(name: str, hub: HubServer, tmp_path: Path) -> None:
+    fetch(hub, tmp_path / "home", name, "team/model")
+    beside = {path for path in hub.asked if "team/model" not in path}
+    # Where to fetch from, within one maker's data centres.
+    assert beside <= {"/api/v1/repos/internalAccelerationInfo"}
+    told = " ".join(hub.agents)
+    assert "torch" not in told
+    assert "agent/" not in told
+    assert all(part == f"session_id/{'0' * 32}" for part in told.split("; ") if part.startswith("session_id/"))
 
 
 @pytest.mark.parametrize("name", HUBS)

@@ -107,10 +107,17 @@ def _fetch(name: str, place: str, access: Access, patterns: Sequence[str], inste
         listing = None if access.offline else _list(client, name, access, choose)
         if listing is None:
             folder, revision = client.cached(name, access.revision, choose, access.cache_dir)
-        else:
-            folder, revision = client.download(name, listing, choose(listing.files), access.cache_dir)
     except HubError as failure:
         raise _refused(name, place, access, failure.reason) from failure
+    if listing is not None:
+        try:
+            folder, revision = client.download(name, listing, choose(listing.files), access.cache_dir)
+        except HubError as failure:
+            raise UserError(
+                place,
+                f"{name} could not be downloaded from {HUB_NAMES[access.hub]} ({failure.reason})",
+                mend="start again: whole files are kept",
+            ) from failure
     return Fetched(folder, Origin(access.hub, name, revision))
 
 
