@@ -13,7 +13,7 @@ from hanlin.model import hub, precision
 from hanlin.model.adapter_files import find_adapter
 from hanlin.model.load import resolve_checkpoint
 from hanlin.names import is_hub_id
-from hanlin.vocab import pretrained, tokenizer
+from hanlin.vocab import loading, pretrained, tokenizer
 
 PATHS = ["my model", "C:", "C:\\models", "数据", "team/数据", "a数据", "./a", "~/a", "/a/b", "a/b/c", "a/", "a\n"]
 
@@ -37,7 +37,7 @@ def test_a_missing_path_asks_no_network(name: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_fetch", network)
-    for place in (pretrained, tokenizer):
+    for place in (pretrained, loading):
         monkeypatch.setattr(place, "from_pretrained", network)
     with pytest.raises(UserError, match="does not exist"):
         resolve_checkpoint(name)

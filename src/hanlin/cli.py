@@ -149,6 +149,7 @@ def _call(verb: Verb, argv: list[str], defaults: Any = None, notices: Sequence[s
     if read_processes().is_main:
         for notice in (*notices, *found):
             print(notice, file=sys.stderr)
+    _load("hanlin.commands.named:check_model_type")(config)
     return int(_load(verb.command)(config) or 0)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hanlin.commands.fetched import fetched_tokenizer
 from hanlin.config.templates import TemplatesConfig, TemplateShowConfig
 from hanlin.data.faults import RowFault
 from hanlin.data.formats import detect_format, known_keys, read_row
@@ -19,7 +20,6 @@ from hanlin.template import TEMPLATES, Renderer, Template
 from hanlin.tokens.encode import encode_conversation, open_renderer
 from hanlin.tokens.show import paint, shown_tokens
 from hanlin.types import Conversation, Place
-from hanlin.vocab.tokenizer import TextTokenizer
 
 SAMPLE = {
     "messages": [
@@ -62,7 +62,7 @@ def show_all(config: TemplatesConfig) -> int:
 
 def show(config: TemplateShowConfig) -> int:
     """Print the tokens of one row; returns the exit status."""
-    tokenizer = TextTokenizer.load(config.tokenizer, revision=config.revision, cache_dir=config.cache_dir)
+    tokenizer = fetched_tokenizer(config.tokenizer, "--tokenizer", config.hub)
     renderer = open_renderer(config.name, tokenizer, system=config.system, place="hanlin template show NAME")
     conversation = _conversation(config.row, renderer)
     encoded = encode_conversation(conversation, renderer, tokenizer, train_on=config.train_on)

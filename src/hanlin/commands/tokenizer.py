@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hanlin.commands.fetched import fetched_path, fetched_tokenizer
 from hanlin.config.tokenizer import TokenizerExtend, TokenizerReport, TokenizerTrain
 from hanlin.data.documents import read_documents
 from hanlin.data.ledger import Ledger
@@ -67,7 +68,7 @@ def train(config: TokenizerTrain) -> int:
 def extend(config: TokenizerExtend) -> int:
     """Add pieces to a tokenizer, save it and print what changed; returns the exit status."""
     console = Console(highlight=False)
-    old = TextTokenizer.load(config.tokenizer, place="--tokenizer")
+    old = fetched_tokenizer(config.tokenizer, "--tokenizer", config.hub)
     output = _claim(config.output_dir, overwrite=config.overwrite)
     corpus = _Corpus(config)
     with console.status("adding pieces"):
@@ -93,7 +94,7 @@ def report(config: TokenizerReport) -> int:
     console = Console(highlight=False)
     names = {"after": config.tokenizer} | ({"before": config.before} if config.before else {})
     tokenizers = {
-        name: TextTokenizer.load(path, place="--tokenizer" if name == "after" else "--before")
+        name: fetched_tokenizer(path, "--tokenizer" if name == "after" else "--before", config.hub)
         for name, path in names.items()
     }
     corpus = _Corpus(config)
@@ -170,13 +171,15 @@ def _extend(old: TextTokenizer, config: TokenizerExtend, corpus: _Corpus) -> Ext
     learning: dict[str, Any] = {"max_piece_length": config.max_piece_length, "pad_token": pad}
     if old.is_byte_level:
         if config.pieces_from is not None:
-            other = TextTokenizer.load(config.pieces_from, place="--pieces_from")
+            other = fetched_tokenizer(config.pieces_from, "--pieces_from", config.hub)
             return extend_by_tokenizer(old, other, pad_token=pad)
         if config.corpus:
             return extend_bytes_by_corpus(old, corpus.texts(), config.vocab_size, **learning)
         return extend_bytes_by_pad(old, pad or "")
     if config.pieces_from is not None:
-        return extend_by_model(old, _sentencepiece_of(config.pieces_from), pad_token=pad)
+        return extend_by_model(
+            old, _sentencepiece_of(fetched_path(config.pieces_from, "--pieces_from", config.hub)), pad_token=pad
+        )
     if config.corpus:
         learning["character_coverage"] = config.character_coverage
         return extend_by_corpus(old, corpus.texts(), config.vocab_size, **learning)
@@ -184,7 +187,7 @@ def _extend(old: TextTokenizer, config: TokenizerExtend, corpus: _Corpus) -> Ext
 
 
 def _sentencepiece_of(path: str) -> bytes:
-    """Bytes of the SentencePiece model that ``path`` (file, folder or hub id) names."""
+    """Bytes of the SentencePiece model that ``path`` (file or folder) holds."""
     local = Path(path).expanduser()
     if local.is_file() and local.suffix != ".json":
         return spm.read_model(local, place="--pieces_from")

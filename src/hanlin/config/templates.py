@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+from hanlin.config.hub import TokenizerHubConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,4 @@ class TemplateShowConfig:
     """Train every answer of a conversation, or the last one only."""
     ids: bool = False
     """Print the number of each token behind it."""
-    revision: str | None = None
-    """Revision of a tokenizer on the hub."""
-    cache_dir: str | None = None
-    """Folder for what is fetched from the hub."""
+    hub: TokenizerHubConfig = field(default_factory=TokenizerHubConfig)

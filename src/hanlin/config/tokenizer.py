@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from hanlin.config.hub import TokenizerHubConfig
 from hanlin.errors import UserError
 
 
@@ -65,7 +66,7 @@ class TokenizerExtend:
     output_dir: str
     """Folder to write the extended tokenizer to."""
     pieces_from: str | None = None
-    """Take the pieces of this tokenizer: a SentencePiece model file or folder, or a folder with a byte-level one."""
+    """Take the pieces of this tokenizer: a SentencePiece model file, a folder or a hub id; of the kind of the first."""
     corpus: tuple[str, ...] = ()
     """Learn the pieces from these files, folders or globs of text instead."""
     vocab_size: int = 20000
@@ -87,6 +88,7 @@ class TokenizerExtend:
     """Learn from this many characters from the start of the corpus. Default: all."""
     overwrite: bool = False
     """Replace a tokenizer that lies in the output folder."""
+    hub: TokenizerHubConfig = field(default_factory=TokenizerHubConfig)
 
     def __post_init__(self) -> None:
         _check_learning(self.character_coverage, self.max_piece_length, self.max_characters)
@@ -126,6 +128,7 @@ class TokenizerReport:
     """Measure this many characters from the start of the corpus. Default: all."""
     json: str | None = None
     """Write the report to this file, too."""
+    hub: TokenizerHubConfig = field(default_factory=TokenizerHubConfig)
 
     def __post_init__(self) -> None:
         if self.max_characters is not None and self.max_characters < 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from hanlin.config.environment import HubEnvironment, read_hub_environment
 from hanlin.config.hub import HubConfig
@@ -17,9 +17,11 @@ from hanlin.errors import UserError
 from hanlin.model.catalog import find_entry, unknown_id
 from hanlin.model.entry import HUB_NAMES, QKV_GROUP, Entry, Hub
 from hanlin.model.hub import Access
-from hanlin.model.identity import Record
 from hanlin.model.register import with_registered
 from hanlin.names import is_hub_id
+
+if TYPE_CHECKING:
+    from hanlin.model.identity import Record  # it needs torch, which takes seconds to import
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

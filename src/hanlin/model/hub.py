@@ -63,11 +63,18 @@ class Fetched:
     origin: Origin
 
 
-def default_access(revision: str | None = None, cache_dir: str | Path | None = None) -> Access:
-    """The access that the environment alone asks for."""
+def default_access(
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    *,
+    use_hf: bool | None = None,
+    offline: bool = False,
+) -> Access:
+    """The access that the environment asks for; ``use_hf`` and ``offline`` are what the user said of it."""
     environment = read_hub_environment()
-    hub: Hub = "modelscope" if environment.use_hf is False else "huggingface"
-    return Access(hub=hub, revision=revision, cache_dir=cache_dir, offline=environment.offline)
+    asked = environment.use_hf if use_hf is None else use_hf
+    hub: Hub = "modelscope" if asked is False else "huggingface"
+    return Access(hub=hub, revision=revision, cache_dir=cache_dir, offline=offline or environment.offline)
 
 
 def fetch_model(name: str, place: str, access: Access) -> Fetched:

@@ -259,5 +259,5 @@ def _unreadable(file: Path, error: Exception) -> UserError:
     size = file.stat().st_size
     if _is_pointer(file):
         return UserError(file, "is a Git LFS pointer and not the file itself", mend="run git lfs pull")
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
     return UserError(file, f"cannot be read ({size} bytes, {reason[:120]})", mend="download or copy it again")

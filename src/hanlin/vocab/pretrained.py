@@ -1,4 +1,4 @@
-"""Tokenizer files through transformers: from a folder or the hub, its faults told in one line."""
+"""Tokenizer files of a folder through transformers, their faults told in one line."""
 
 from __future__ import annotations
 
@@ -6,25 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hanlin.errors import UserError
 from hanlin.vocab.metaspace import repaired_copy
-
-
-def hub_file(name: str, file: str, revision: str | None, cache_dir: str | None) -> Path | None:
-    """The local copy of one file of the hub repository ``name``, or None where it has none."""
-    found = cached_file(
-        name,
-        file,
-        revision=revision or "main",
-        cache_dir=cache_dir,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return Path(found) if found else None
 
 
 def names_empty_tokens(folder: Path) -> bool:
@@ -33,61 +18,48 @@ def names_empty_tokens(folder: Path) -> bool:
     An early third-party conversion of LLaMA did so, and copies of it are still in use. transformers 5.23 fails on it
     with a RecursionError.
     """
-    config_file = folder / "tokenizer_config.json"
+    config = _json_object(folder / "tokenizer_config.json")
+    return any(config.get(f"{role}_token") == "" for role in ("bos", "eos", "unk"))
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    """The object in a file, {} where there is none: transformers says what is wrong with it."""
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    except ValueError:
-        return False  # transformers says what is wrong with the file
-    return isinstance(config, dict) and any(config.get(f"{role}_token") == "" for role in ("bos", "eos", "unk"))
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
-def hub_folder(name: str, place: str, revision: str | None, cache_dir: str | None) -> Path:
-    """The local folder of a hub repository's tokenizer files; UserError at once when the hub does not give it.
-
-    ``tokenization_*.py`` is read as text (:mod:`hanlin.vocab.native.recognise`), never run.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "tokenization_*.py"]
-    try:
-        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        lines = str(error.__cause__ or error).strip().splitlines()
-        reason = lines[0][:160] if lines else type(error).__name__
-        raise UserError(
-            place,
-            f"{name} is no folder here, and the hub does not give it ({reason})",
-            expected="an existing folder or tokenizer.model file, or a hub id that can be reached",
-        ) from error
-
-
-def from_pretrained(
-    path: str, place: str, *, kind: Any = AutoTokenizer, **where: str | None
-) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id, as ``kind`` of transformers loads it; code that comes with it is never run.
+def from_pretrained(folder: Path, place: str, *, kind: Any = AutoTokenizer) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder as ``kind`` of transformers loads it; code that comes with it is never run.
 
     Raises UserError at ``place``.
     """
+    settings: dict[str, Any] = {}
+    values = _json_object(folder / "config.json")
+    if kind is AutoTokenizer and values.get("model_type") not in CONFIG_MAPPING and values:
+        # What AutoTokenizer itself takes for a model of 2023, after a warning about a model that nobody asked for.
+        settings["config"] = PreTrainedConfig.from_dict(values)
     try:
-        return kind.from_pretrained(path, trust_remote_code=False, **where)
+        return kind.from_pretrained(str(folder), trust_remote_code=False, **settings)
     except Exception as error:  # every library below has its own classes; the user needs one line
         lines = str(error).strip().splitlines()
         raise UserError(
             place,
-            f"no tokenizer can be loaded from {path} ({lines[0] if lines else type(error).__name__})",
-            expected="an existing folder or tokenizer.model file, or a hub id that can be reached",
+            f"no tokenizer can be loaded from {folder} ({lines[0] if lines else type(error).__name__})",
+            expected="the files of a tokenizer",
         ) from error
 
 
 def from_folder(folder: Path, place: str, *, kind: Any = AutoTokenizer) -> tuple[PreTrainedTokenizerBase, bool]:
     """The tokenizer in ``folder``, and whether its ``tokenizer.json`` had to be repaired (on a copy) to be read."""
     try:
-        return from_pretrained(str(folder), place, kind=kind), False
+        return from_pretrained(folder, place, kind=kind), False
     except UserError:
         with repaired_copy(folder) as copy:
             if copy is None:
                 raise
-            hf = from_pretrained(str(copy), place, kind=kind)
+            hf = from_pretrained(copy, place, kind=kind)
         hf.name_or_path = str(folder)
         return hf, True

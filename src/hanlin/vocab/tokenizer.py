@@ -9,25 +9,18 @@ in the folder, SentencePiece itself encodes; it is also three times as fast (0.0
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
 
 from hanlin.errors import UserError, did_you_mean
-from hanlin.files import sync, write_failure, write_json
-from hanlin.names import is_hub_id
 from hanlin.vocab import backend as hf_backend
 from hanlin.vocab import spm
-from hanlin.vocab.native import QWEN_FILE, Description, load_native, wants_own_code
-from hanlin.vocab.pretrained import from_folder, from_pretrained, hub_file, hub_folder, names_empty_tokens
 
 MODEL_FILE = "tokenizer.model"
 RECORD_FILE = "hanlin_tokenizer.json"
@@ -76,9 +69,12 @@ class TextTokenizer:
             if model is not None
             else hf_backend.vocabulary_hash(_backend_of(hf), self._pieces)
         )
-        self._prefix_ids = self._find_prefix() if prefix is None else tuple(self._ids[token] for token in prefix)
-        self._tiktoken_file: bytes | None = None
-        self._is_converted = False
+        self.prefix_ids = self.own_prefix() if prefix is None else tuple(self._ids[token] for token in prefix)
+        """Ids before every text and conversation: BOS for most, [gMASK] and sop for ChatGLM, none for Qwen."""
+        self.tiktoken_file: bytes | None = None
+        """Bytes of ``qwen.tiktoken``, where the vocabulary was built from one."""
+        self.is_converted = False
+        """Whether the files of ``source`` are of no use to others as they are, so that ``save`` must write new ones."""
 
     def _make_encoder(self) -> None:
         """What turns text into ids, made so that none of the special ids can come out of it."""
@@ -112,147 +108,32 @@ class TextTokenizer:
             self._make_encoder()
 
     @classmethod
-    def load(
-        cls,
-        path: str,
-        *,
-        place: str = "--tokenizer",
-        revision: str | None = None,
-        cache_dir: str | None = None,
-    ) -> TextTokenizer:
-        """Read a tokenizer from a folder, a SentencePiece file (``.../tokenizer.model``) or a hub id.
+    def load(cls, path: str, *, place: str = "--tokenizer") -> TextTokenizer:
+        """Read a tokenizer from a folder or a SentencePiece file (``.../tokenizer.model``); see ``loading``."""
+        from hanlin.vocab.loading import load_tokenizer  # it makes tokenizers, so it comes after this class
 
-        Code that comes with a tokenizer is never run. Raises UserError at ``place`` when there is nothing to read.
-        """
-        local = Path(path).expanduser()
-        if local.is_dir():
-            return cls._load_folder(local, place)._with_record(local)
-        if local.is_file():
-            described = (local.parent / "tokenizer_config.json").is_file()
-            if local.suffix == ".json" or local.name == QWEN_FILE or (local.name == MODEL_FILE and described):
-                return cls._load_folder(local.parent, place)._with_record(local.parent)
-            return cls.from_sentencepiece(spm.read_model(local, place=place), source=local.parent)
-        if not is_hub_id(path):
-            raise UserError(place, f"{path} does not exist", expected="a folder, a tokenizer.model file or a hub id")
-        return cls._load_hub(path, place, revision, cache_dir)
+        return load_tokenizer(path, place)
 
     @classmethod
-    def from_sentencepiece(
-        cls,
-        model: bytes,
-        *,
-        bos_token: str | None = None,
-        eos_token: str | None = None,
-        pad_token: str | None = None,
-        special_tokens: Sequence[str] = (),
-        like: PreTrainedTokenizerBase | None = None,
-        source: Path | None = None,
-    ) -> TextTokenizer:
-        """A tokenizer from the bytes of a SentencePiece model alone, as LLaMA was first given out.
+    def from_sentencepiece(cls, model: bytes, **settings: Any) -> TextTokenizer:
+        """A tokenizer from the bytes of a SentencePiece model alone; see ``loading.from_sentencepiece``."""
+        from hanlin.vocab.loading import from_sentencepiece
 
-        BOS and EOS are the model's own unless named; ``special_tokens`` are further pieces that text never becomes.
-        The transformers object puts BOS before a text, as LLaMA does (left to itself, transformers 5.23 would not for
-        a folder without a configuration). ``like`` lends its chat template, length limit and BOS/EOS rule.
-        """
-        proto = spm.parse(model)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        tokens: dict[str, str] = {}
-        for name, given, own in (
-            ("bos_token", bos_token, processor.bos_id()),
-            ("eos_token", eos_token, processor.eos_id()),
-            ("unk_token", None, processor.unk_id()),
-            ("pad_token", pad_token, processor.pad_id()),
-        ):
-            if given is not None:
-                tokens[name] = given
-            elif own >= 0:
-                tokens[name] = processor.id_to_piece(own)
-        # from_pretrained needs a folder: LlamaTokenizer(vocab_file=...) silently gives a tokenizer of three tokens.
-        rules: dict[str, Any] = {"add_bos_token": "bos_token" in tokens, "add_eos_token": False, "legacy": True}
-        for name in ("add_bos_token", "add_eos_token", "add_prefix_space", "model_max_length"):
-            if getattr(like, name, None) is not None:
-                rules[name] = getattr(like, name)
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / MODEL_FILE).write_bytes(model)
-            if proto.trainer_spec.model_type == spm.BPE_MODEL:
-                hf = LlamaTokenizer.from_pretrained(folder, **rules, **tokens)
-            else:
-                hf = AutoTokenizer.from_pretrained(folder, **tokens)
-        hf.name_or_path = str(source) if source else ""
-        hf.add_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
-        if like is not None:
-            hf.chat_template = like.chat_template
-        return cls(hf, model=model, source=source)
+        return from_sentencepiece(model, **settings)
 
-    @classmethod
-    def _load_folder(cls, folder: Path, place: str) -> TextTokenizer:
-        native = load_native(folder, place)
-        if native is not None:
-            tokenizer = cls(native.hf, model=native.model, prefix=native.prefix, source=folder)
-            tokenizer._is_converted = True
-            return tokenizer
-        model_file = folder / MODEL_FILE
-        described = any((folder / name).is_file() for name in ("tokenizer_config.json", "tokenizer.json"))
-        if not described and not model_file.is_file():
-            if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-                return cls(from_pretrained(str(folder), place), source=folder)
-            raise UserError(
-                place,
-                f"{folder} holds no tokenizer",
-                expected="tokenizer.json, tokenizer_config.json or tokenizer.model in it",
-            )
-        data = model_file.read_bytes() if model_file.is_file() else None
-        model = data if data is not None and spm.is_model(data) else None
-        if not described:
-            return cls.from_sentencepiece(spm.read_model(model_file, place=place), source=folder)
-        if model is not None and names_empty_tokens(folder):
-            return cls.from_sentencepiece(model, source=folder)
-        # What was built from qwen.tiktoken: beside a Qwen2 model transformers would take its Qwen2Tokenizer, which
-        # builds another one from the vocabulary and the merges.
-        kind = PreTrainedTokenizerFast if (folder / QWEN_FILE).is_file() else AutoTokenizer
-        hf, is_repaired = from_folder(folder, place, kind=kind)
-        tokenizer = cls(hf, model=model, source=folder)
-        tokenizer._is_converted = is_repaired
-        return tokenizer
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's files into ``directory``; see ``saving``."""
+        from hanlin.vocab.saving import save_tokenizer
 
-    @classmethod
-    def _load_hub(cls, name: str, place: str, revision: str | None, cache_dir: str | None) -> TextTokenizer:
-        # Fetched first, so that a name that is nowhere is answered at once and not after many tries for each file.
-        folder = hub_folder(name, place, revision, cache_dir)
-        if wants_own_code(folder):
-            return cls._load_folder(folder, place)._with_record(folder)
-        hf = from_pretrained(name, place, revision=revision or "main", cache_dir=cache_dir)
-        found = hub_file(name, MODEL_FILE, revision, cache_dir)
-        data = found.read_bytes() if found else None
-        return cls(hf, model=data if data is not None and spm.is_model(data) else None)._with_record(folder)
-
-    def _with_record(self, folder: Path) -> TextTokenizer:
-        """Take over what ``save`` wrote for hanlin alone, and the original of a converted vocabulary."""
-        record_file, original = folder / RECORD_FILE, folder / QWEN_FILE
-        if record_file.is_file():
-            try:
-                record = json.loads(record_file.read_text(encoding="utf-8"))
-                self.pad_to_multiple_of = record.get("pad_to_multiple_of")
-                if "prefix" in record:
-                    self._prefix_ids = tuple(self.special_id(token) for token in record["prefix"])
-            except (ValueError, AttributeError) as error:
-                raise UserError(
-                    record_file, "is not a JSON object", mend="delete it, or run hanlin tokenizer again"
-                ) from error
-        # transformers has the same attribute, false as well where nothing is said.
-        if Description.read(folder).tokenizer.get("add_bos_token") is False and self._prefix_ids == (self.bos_id,):
-            self._prefix_ids = ()
-        if original.is_file():
-            self._tiktoken_file = original.read_bytes()
-        return self
+        save_tokenizer(self, directory)
 
     def with_prefix_of(self, other: TextTokenizer) -> TextTokenizer:
         """Begin texts as ``other`` does, whose tokens this one has with the same ids."""
-        self._prefix_ids = other.prefix_ids
+        self.prefix_ids = other.prefix_ids
         return self
 
-    def _find_prefix(self) -> tuple[int, ...]:
-        """Ids before every text: those that transformers' tokenizer puts there, else BOS if there is one."""
+    def own_prefix(self) -> tuple[int, ...]:
+        """Ids that transformers' tokenizer puts before a text, else BOS if there is one."""
         bare, whole = (self.hf("a", add_special_tokens=special).input_ids for special in (False, True))
         start = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
         if start:
@@ -309,16 +190,6 @@ class TextTokenizer:
     def pad_id(self) -> int | None:
         """Id of ``pad_token``."""
         return self._ids.get(self.pad_token) if self.pad_token else None
-
-    @property
-    def is_converted(self) -> bool:
-        """Whether the files of ``source`` are of no use to others as they are, so that ``save`` must write new ones."""
-        return self._is_converted
-
-    @property
-    def prefix_ids(self) -> tuple[int, ...]:
-        """Ids before every text and conversation: BOS for most, [gMASK] and sop for ChatGLM, none for Qwen."""
-        return self._prefix_ids
 
     @property
     def chat_template(self) -> str | None:
@@ -433,55 +304,6 @@ class TextTokenizer:
     def extends(self, other: TextTokenizer) -> bool:
         """Whether the first ``len(other)`` pieces are those of ``other``, so that old ids keep their meaning."""
         return len(self) >= len(other) and self._pieces[: len(other)] == other._pieces
-
-    def save(self, directory: Path) -> None:
-        """Write transformers' files, ``tokenizer.model`` as it was read, and the BOS rule, each aside and renamed.
-
-        ``save_pretrained`` alone (5.23) drops ``tokenizer.model`` and, where only that is read back, the BOS rule.
-        """
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            aside = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=directory))
-        except OSError as error:
-            raise UserError(directory, f"cannot write the tokenizer: {error.strerror or error}") from error
-        try:
-            self.hf.save_pretrained(aside)
-            self._complete_files(aside)
-            for path in sorted(aside.iterdir()):
-                sync(path)
-                path.replace(directory / path.name)
-        except Exception as error:  # the tokenizers library tells of a full disk by a bare Exception
-            reason = write_failure(error)
-            if reason is None:
-                raise
-            raise UserError(directory, f"cannot write the tokenizer: {reason}", mend="free some space") from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-
-    def _complete_files(self, folder: Path) -> None:
-        config_file = folder / "tokenizer_config.json"
-        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
-        for machine_bound in ("name_or_path", "is_local", "local_files_only", "vocab_file"):
-            config.pop(machine_bound, None)
-        if self.sentencepiece_model is not None:
-            (folder / MODEL_FILE).write_bytes(self.sentencepiece_model)
-        record: dict[str, Any] = {"num_tokens": len(self), "identity": self.identity}
-        if self.sentencepiece_model is not None and len(self._prefix_ids) < 2:
-            config["add_bos_token"] = bool(self._prefix_ids)
-            config["add_eos_token"] = bool(getattr(self.hf, "add_eos_token", False))
-        elif self._prefix_ids != self._find_prefix():
-            record["prefix"] = [self._pieces[index] for index in self._prefix_ids]
-        if self._tiktoken_file is not None:
-            (folder / QWEN_FILE).write_bytes(self._tiktoken_file)
-        if self.pad_to_multiple_of is not None:
-            record["pad_to_multiple_of"] = self.pad_to_multiple_of
-        if len(record) > 2:
-            write_json(folder / RECORD_FILE, record)
-        write_json(config_file, config)
-        # transformers 5 keeps these in tokenizer_config.json; tools of 2023 read the map.
-        names = ("bos_token", "eos_token", "unk_token", "pad_token")
-        tokens = {name: str(getattr(self.hf, name)) for name in names if getattr(self.hf, name)}
-        write_json(folder / "special_tokens_map.json", tokens)
 
 
 def _backend_of(hf: PreTrainedTokenizerBase) -> Tokenizer:

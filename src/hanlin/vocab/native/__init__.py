@@ -7,6 +7,6 @@ each compared with a reference on ``probe`` texts.
 
 from hanlin.vocab.native.description import Description
 from hanlin.vocab.native.load import NativeTokenizer, load_native
-from hanlin.vocab.native.recognise import QWEN_FILE, wants_own_code
+from hanlin.vocab.native.recognise import QWEN_FILE
 
-__all__ = ["QWEN_FILE", "Description", "NativeTokenizer", "load_native", "wants_own_code"]
+__all__ = ["QWEN_FILE", "Description", "NativeTokenizer", "load_native"]

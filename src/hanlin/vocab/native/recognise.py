@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import transformers
 
@@ -84,13 +83,6 @@ def recognise(described: Description, place: str) -> Family | None:
         "and such code is never run",
         expected="tokenizer.json, or a vocabulary of Qwen, ChatGLM, GLM-4, Baichuan, InternLM or SentencePiece",
     )
-
-
-def wants_own_code(folder: Path) -> bool:
-    """Whether tokenizer_config.json names code of the checkpoint or a class that transformers does not have."""
-    described = Description.read(folder)
-    name = described.class_name
-    return described.remote_code is not None or (name is not None and not _in_transformers(name))
 
 
 def _by_model(described: Description) -> Family | None:
