@@ -143,14 +143,18 @@ def _shown(value: Any) -> str:
 def _call(verb: Verb, argv: list[str], defaults: Any = None, notices: Sequence[str] = ()) -> int:
     """Parse, say what the user should know, and run."""
     from hanlin.config.environment import read_processes
-    from hanlin.config.parse import parse
+    from hanlin.config.parse import as_typed, parse
 
-    config, found = parse(_load(verb.config), argv, defaults)
+    settings = _load(verb.config)
+    config, found = parse(settings, argv, defaults)
     if read_processes().is_main:
         for notice in (*notices, *found):
             print(notice, file=sys.stderr)
-    _load("hanlin.commands.named:check_model_type")(config)
-    return int(_load(verb.command)(config) or 0)
+    try:
+        _load("hanlin.commands.named:check_model_type")(config)
+        return int(_load(verb.command)(config) or 0)
+    except UserError as error:
+        raise as_typed(error, settings, argv) from error
 
 
 def main(argv: list[str], *, older: str | None = None) -> int:

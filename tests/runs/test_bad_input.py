@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hanlin.cli import main
 from hanlin.errors import UserError
@@ -223,8 +227,98 @@ def test_writers_that_know_a_full_disk_only_by_words(
         ("--save_strategy best", "nothing is evaluated"),
         ("--learning_rate nan", "finite number"),
         ("--optim adamw_bnb_8bit", "training settings"),
+        ("--optim adamw_torchx", "--optim: is 'adamw_torchx'; expected one of adamw_torch, "),
+        ("--optim adamw_torchx", "did you mean adamw_torch?"),
+        ("--lr_scheduler_type cosin", "--lr_scheduler_type: is 'cosin'; expected one of linear, cosine"),
+        ("--trainable q_prj", "--trainable (--lora_target_modules): the model has no module 'q_prj'"),
         ("--report_to wandb", "training settings"),
     ],
 )
 def test_settings_that_the_trainer_would_refuse_late(verb: Verb, instructions: Path, words: str, message: str) -> None:
     assert message in verb.error(instructions, *words.split())
+
+
+def broken(base: Path, folder: Path, what: str) -> Path:
+    """A copy of the base that ``what`` happened to."""
+    shutil.copytree(base, folder)
+    weights = folder / "model.safetensors"
+    if what == "no config":
+        (folder / "config.json").unlink()
+    elif what == "half a pickle":
+        torch.save(load_file(weights), folder / "pytorch_model.bin")
+        weights.unlink()
+        weights = folder / "pytorch_model.bin"
+    elif what == "no vocabulary":
+        (folder / "tokenizer.model").unlink()
+    if what.startswith("half"):
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    return folder
+
+
+BROKEN = [
+    ("no config", ["config.json"]),
+    ("half a shard", ["model.safetensors: cannot be read", "download or copy it again"]),
+    ("half a pickle", ["pytorch_model.bin: cannot be read", "download or copy it again"]),
+    ("no vocabulary", ["tokenizer"]),
+]
+
+
+@pytest.mark.parametrize(("what", "words"), BROKEN, ids=[what for what, _ in BROKEN])
+def test_damaged_folders_are_one_line_for_every_verb(
+    verb: Verb, instructions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str, words: list[str]
+) -> None:
+    folder = broken(verb.base, tmp_path / "broken", what)
+    error = verb.error(instructions, "--model", str(folder))
+    assert all(word in error for word in words), error
+    assert main(["infer", str(folder), "--template", "alpaca", "--prompt", "say fox"]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert not said.out
+    assert all(word in said.err for word in words), said.err
+
+
+def test_a_template_of_the_users_own_without_a_stop(
+    verb: Verb, instructions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from hanlin.template import Template, add_template\n"
+        'add_template(Template(name="endless", family="own", source="me", prompt="Q: {user} A:", suffix="."))\n'
+        f'MODELS = [{{"id": "own", "path": "{verb.base}", "template": "endless"}}]\n'
+    )
+    argv = f"sft --model_type own --register {own} --dataset {instructions} --output_dir {tmp_path / 'o'}"
+    assert main(argv.split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "template endless: suffix holds no stop token" in said
+
+    folder = shutil.copytree(verb.base, tmp_path / "jinja")
+    described = json.loads((folder / "tokenizer_config.json").read_text())
+    described["chat_template"] = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(described))
+    argv = f"sft --model {folder} --dataset {instructions} --output_dir {tmp_path / 'o'}"
+    assert main(argv.split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "--template" in said
+
+
+def test_a_register_file_with_an_unknown_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("id: own\nhuggingface: a/b\ntemplat: alpaca\n")
+    for argv in (f"models --register {own}", f"infer --model_type own --register {own} --prompt x"):
+        assert main(argv.split()) == 2
+        said = capsys.readouterr().err
+        assert said == f"hanlin: {own}:3: an entry has no field 'templat'; did you mean template?\n"
+
+
+def test_an_unknown_model_is_told_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from hanlin.cli import main\n"
+        "status = main(['infer', '--model_type', 'qwen-7b-cat', '--prompt', 'x'])\n"
+        "print(status, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "2 False\n"
+    assert "the nearest are qwen-7b-chat" in done.stderr
+    assert done.stderr.count("\n") == 1

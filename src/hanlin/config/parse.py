@@ -90,6 +90,17 @@ def parse(cls: type[Any], argv: list[str], defaults: Defaults | None = None) -> 
     return build(cls, values, given=given, trainer=parsed.trainer), parsed.notices
 
 
+def as_typed(error: UserError, cls: type[Any], argv: list[str]) -> UserError:
+    """``error`` at the flag as ``argv`` spells it, where that is an older name of the one it speaks of."""
+    names = names_of(cls)
+    for typed, _ in split(argv)[1]:
+        alias = names.alias(typed)
+        if alias is not None and alias.name != typed and error.place == f"--{alias.name}":
+            place = f"--{typed} (--{alias.name})"
+            return UserError(place, error.problem, expected=error.expected, mend=error.mend)
+    return error
+
+
 def _hidden(cls: type[Any]) -> set[str]:
     return HIDDEN & set(getattr(cls, "__dataclass_fields__", {}))
 

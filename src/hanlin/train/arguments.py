@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import TrainingArguments
 
 from hanlin.config.environment import read_processes
 from hanlin.config.training import TrainingConfig
-from hanlin.errors import UserError
+from hanlin.errors import UserError, did_you_mean
 
 _FIELDS = {field.name for field in dataclasses.fields(TrainingArguments)}
 
@@ -91,7 +92,18 @@ def training_arguments(
     try:
         return TrainingArguments(**fields), notices
     except (ValueError, TypeError, ImportError) as error:
+        _refuse_choice(str(error), fields)
         raise UserError("training settings", " ".join(str(error).split())) from error
+
+
+def _refuse_choice(message: str, fields: dict[str, Any]) -> None:
+    """Raises UserError at the flag when ``message`` is transformers' refusal of a value that is none of its names."""
+    found = re.match(r"(\S+) is not a valid \w+, please select one of \[(.*)\]", " ".join(message.split()))
+    flag = next((name for name, value in fields.items() if found and value == found[1]), None)
+    if found and flag:
+        names = [name.strip(" '\"") for name in found[2].split(",")]
+        near = did_you_mean(found[1], names)
+        raise UserError(f"--{flag}", f"is {found[1]!r}", expected=f"one of {', '.join(names)}", mend=near)
 
 
 def _whole(steps: float) -> float:
