@@ -47,6 +47,10 @@ class HubServer:
     """Bytes of each file that were sent."""
     cut: str = ""
     """File of which a first half is sent and no more."""
+    cuts_once: bool = False
+    """Only the first request of that file is cut."""
+    stall: str = ""
+    """File of which a first half is sent and then nothing for a minute."""
     delay: float = 0.0
     """Seconds before each content is sent."""
 
@@ -161,9 +165,15 @@ def serve(repositories: Mapping[str, Path], *, wrong_sum: str = "") -> Iterator[
                 self.send_header(key, value)
             self.end_headers()
             if body:
-                part = data[start : max(start, len(data) // 2)] if file and file == hub.cut else data[start:]
-                hub.sent[file] = hub.sent.get(file, 0) + len(part)
+                stops = file and file in (hub.cut, hub.stall)
+                part = data[start : max(start, len(data) // 2)] if stops else data[start:]
+                if stops and hub.cuts_once:
+                    hub.cut = ""
                 self.wfile.write(part)
+                self.wfile.flush()
+                hub.sent[file] = hub.sent.get(file, 0) + len(part)
+                if file and file == hub.stall:
+                    time.sleep(60)
 
         def log_message(self, *_: object) -> None:
             pass

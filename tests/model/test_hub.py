@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +178,39 @@ def test_an_interrupted_download_goes_on(name: str, hub: HubServer, model: Path,
     assert hub.fetched == [f"team/model/{shard.name}"]
     if name == "modelscope":  # Hugging Face's client keeps what it has of a file from 10 MB on
         assert hub.sent[shard.name] <= shard.stat().st_size // 2 + 1
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_killed_download_goes_on(name: str, hub: HubServer, model: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a shard; whole files are never sent again, nor, by ModelScope, what came of the shard."""
+    shard = sorted(model.glob("*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes() + bytes(24 * 2**20))
+    hub.stall = shard.name
+    process = start(hub, tmp_path / "home", name, "team/model")
+    half, until = shard.stat().st_size // 2, time.monotonic() + 100
+    while (hub.sent.get(shard.name, 0) < half or len(set(hub.fetched)) < 6) and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.kill()
+    process.communicate()
+    whole = {file for file in hub.fetched if shard.name not in file}
+    hub.stall, hub.fetched, hub.sent = "", [], {}
+    folder, _ = fetch(hub, tmp_path / "home", name, "team/model")
+    assert (folder / shard.name).read_bytes() == shard.read_bytes()
+    assert not whole & set(hub.fetched)
+    if name == "modelscope":
+        assert hub.sent[shard.name] <= half + 2**20
+
+
+def test_a_broken_connection_goes_on_where_it_broke(hub: HubServer, model: Path, tmp_path: Path) -> None:
+    """Hugging Face's client asks for the rest of a large file in the same run."""
+    shard = sorted(model.glob("*.safetensors"))[-1]
+    shard.write_bytes(shard.read_bytes() + bytes(44 * 2**20))
+    hub.cut, hub.cuts_once = shard.name, True
+    folder, _ = fetch(hub, tmp_path / "home", "huggingface", "team/model")
+    assert (folder / shard.name).read_bytes() == shard.read_bytes()
+    assert hub.fetched.count(f"team/model/{shard.name}") == 2
+    assert hub.sent[shard.name] < shard.stat().st_size + 12 * 2**20, "pieces of 10 MB are kept"
 
 
 def test_a_client_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
