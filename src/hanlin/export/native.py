@@ -8,7 +8,7 @@ transformers loads the folder and must give the logits of the checkpoint.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,7 @@ from hanlin.model.load import (
     open_base,
 )
 from hanlin.model.native.convert import HEAD, NativeWeights
-from hanlin.model.native.family import native_modules
+from hanlin.model.native.family import Cut, cuts_of, native_modules
 from hanlin.model.native.own_types import OWN_TYPES
 from hanlin.model.weights import WeightIndex, open_weights
 from hanlin.vocab.tokenizer import TextTokenizer
@@ -260,7 +260,7 @@ def prove_parts(source: NativeWeights, written: WeightIndex, report: Progress) -
         names = [f"{target}{dot}{leaf}" for target in native_modules(family, module)]
         parts = [written.load(name) for name in names]
         stored = source.stored.load(info.name)
-        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
+        joined = _joined(parts, cuts_of(family, source.config)) if len(parts) > 1 else parts[0]
         if names == [HEAD] and family.normalised_head:
             same = joined.dtype == stored.dtype and _is_divided(joined, stored)
         else:
@@ -269,6 +269,16 @@ def prove_parts(source: NativeWeights, written: WeightIndex, report: Progress) -
             raise UserError("proof", f"{', '.join(names)} on the disk are not {info.name}", mend=_MEND)
         done += info.nbytes
         report("proof of weights", done, source.nbytes)
+
+
+def _joined(parts: Sequence[Tensor], cuts: Sequence[Cut]) -> Tensor:
+    """The parts at the rows of the stored tensor that they were cut from."""
+    if all(cut.turns == 1 for cut in cuts):
+        return torch.cat(list(parts))
+    whole = parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
+    for part, cut in zip(parts, cuts, strict=True):
+        whole[cut.stored_rows(range(len(part)))] = part
+    return whole
 
 
 def _is_divided(written: Tensor, stored: Tensor) -> bool:
