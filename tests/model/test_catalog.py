@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from hanlin.cli import main
+from hanlin.commands.models import show
 from hanlin.model.catalog import CATALOG, find_entry, nearest_ids, search, unknown_id
 from hanlin.model.catalog_2023 import ENTRIES_2023
 from hanlin.model.entry import Entry
@@ -185,3 +188,14 @@ def test_transformers_types_and_ids_do_not_meet() -> None:
 def test_a_taken_id_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
         CATALOG.add("qwen-7b", Entry(id="qwen-7b", family="x", path="."))
+
+
+def test_a_narrow_table_loses_no_word() -> None:
+    """Through a pipe rich takes 80 columns; cut off, "not loaded" read as "n" and "loaded"."""
+    written = io.StringIO()
+    console = Console(file=written, width=40)
+    show(console, search("qwen-vl-chat-int4", CATALOG), len(CATALOG))
+    letters = "".join(written.getvalue().split())
+    assert "…" not in letters
+    for word in ("qwen-vl-chat-int4", "gptq-int4;", "not", "loaded", "chatml"):
+        assert word in letters

@@ -42,7 +42,7 @@ def show(console: Console, entries: Sequence[Entry], num_known: int) -> None:
     table.add_column("Hugging Face; ModelScope where it differs", overflow="fold", min_width=24)
     table.add_column("template", no_wrap=True)
     table.add_column("LoRA", no_wrap=True)
-    table.add_column("notes", min_width=10)
+    table.add_column("notes", overflow="fold", min_width=10)
     for entry in entries:
         table.add_row(
             entry.id,
@@ -52,7 +52,8 @@ def show(console: Console, entries: Sequence[Entry], num_known: int) -> None:
             _notes(entry),
             style="dim" if entry.refusal else None,
         )
-    console.print(table)
+    # A narrow terminal breaks the lines itself; cut off, an id or a note would be lost.
+    console.print(table, crop=False)
     console.print(
         f"{len(entries)} of {num_known} models. Without a template here: the tokenizer's own, else default. "
         "Any other folder or hub id works with --model.",
