@@ -97,3 +97,34 @@ def test_the_flag_reaches_the_list(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["models", "tigerbot"]) == 2
     assert main(["models", "--register", str(tmp_path / "absent.yaml")]) == 2
     assert "absent.yaml: does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("own.yaml", "- id: a\n  path: x\n  ignore_file_pattern: ['((']\n", "own.yaml:3: ignore_file_pattern has '(('"),
+        ("own.py", "MODELS = [dict(id='a', path='x', ignore_file_pattern='*.bin')]\n", "own.py[0]: ignore_file"),
+        ("own.py", "x = 1\nraise SystemExit(0)\n", "own.py:2: SystemExit"),
+    ],
+)
+def test_what_would_fail_later_or_end_in_silence_is_told_here(
+    tmp_path: Path, name: str, text: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name
+    file.write_text(text)
+    assert main(["models", "--register", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_path_that_is_no_folder_is_never_taken_for_a_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``weights/house`` in the working directory is spelled like an id; a hub may have another model of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("id: house\npath: weights/house\n")
+    assert main(["infer", "--model_type", "house", "--register", "own.yaml", "--prompt", "x"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("hanlin: --model_type: house is to be in weights/house, which is no folder here")
+    assert error.count("\n") == 1

@@ -119,6 +119,13 @@ def _entry_choice(
     access = _access(entry, hub, environment, revision, cache_dir)
     notices = [_summary(entry, access)]
     if entry.path:
+        if not Path(entry.path).is_dir():
+            # Passed on, it would be taken for an id of a hub: another model than the one meant, of the same name.
+            raise UserError(
+                place,
+                f"{entry.id} is to be in {entry.path}, which is no folder here",
+                mend="correct its path in the file of --register (relative to that file)",
+            )
         return Choice(model=entry.path, entry=entry, access=access, notices=tuple(notices))
     name = entry.id_on(access.hub)
     assert name is not None, "the hub was chosen among those that have the model"

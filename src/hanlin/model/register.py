@@ -6,6 +6,7 @@ YAML: a mapping with the fields of an entry, or a list of them. Python: ``MODELS
 
 from __future__ import annotations
 
+import re
 import runpy
 import traceback
 import typing
@@ -78,6 +79,9 @@ def _typed(name: str, value: Any, place: str) -> Any:
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
             raise UserError(place, f"{name} is {value!r}", expected="a list of names")
+        if name == "ignore_file_pattern":
+            for item in items:
+                _check_pattern(item, place)
         return tuple(items)
     choices = [str(arg) for part in typing.get_args(hint) for arg in typing.get_args(part)]
     if value is None and type(None) in typing.get_args(hint):
@@ -88,6 +92,18 @@ def _typed(name: str, value: Any, place: str) -> Any:
     if not isinstance(value, str):
         raise UserError(place, f"{name} is {value!r}", expected="a text")
     return value
+
+
+def _check_pattern(pattern: str, place: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            place,
+            f"ignore_file_pattern has {pattern!r}: {error}",
+            expected="a regular expression over whole file names",
+            mend=r"as .+\.bin",
+        ) from error
 
 
 def _from_yaml(file: Path) -> Iterable[tuple[str, Entry]]:
@@ -130,7 +146,7 @@ def _from_python(file: Path) -> Iterable[tuple[str, Entry]]:
         listed = found["MODELS"] if "MODELS" in found else found["models"]() if "models" in found else None
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script of the user's may end itself, and no run ends in silence
         raise UserError(_place_in(file, error), f"{type(error).__name__}: {error}") from error
     if not isinstance(listed, list | tuple) or not listed:
         raise UserError(file, "gives no entries", expected="MODELS = [{...}], or def models() that returns such a list")
@@ -144,7 +160,7 @@ def _from_python(file: Path) -> Iterable[tuple[str, Entry]]:
             raise UserError(place, f"is {item!r}", expected="a mapping with the fields of an entry")
 
 
-def _place_in(file: Path, error: Exception) -> str:
+def _place_in(file: Path, error: BaseException) -> str:
     """The line of the user's file at which its code failed."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{file}:{error.lineno}"
