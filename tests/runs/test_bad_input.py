@@ -259,7 +259,7 @@ BROKEN = [
     ("no config", ["config.json"]),
     ("half a shard", ["model.safetensors: cannot be read", "download or copy it again"]),
     ("half a pickle", ["pytorch_model.bin: cannot be read", "download or copy it again"]),
-    ("no vocabulary", ["tokenizer"]),
+    ("no vocabulary", ["broken holds", "vocabulary", "tokenizer.model in it"]),
 ]
 
 

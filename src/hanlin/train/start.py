@@ -32,7 +32,7 @@ from hanlin.vocab.tokenizer import TextTokenizer
 DEFAULT_TEMPLATE = "default"
 """Template of catalog entries that name none and whose tokenizer brings none (specification 1.2)."""
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "qwen.tiktoken")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "qwen.tiktoken", "vocab.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def open_start(
     if adapter is not None and base is not None:
         adapter = native_adapter(adapter, base.config)
     own = replace(elsewhere, revision=config.model.revision)
-    tokenizer = _tokenizer(config, adapter, base_tokenizer, own)
+    tokenizer = _tokenizer(config, adapter, base, base_tokenizer, own)
     targets = config.adapter.lora_target_modules
     if base is not None:
         targets = expand_targets(targets, base.modules, choice.entry)
@@ -197,7 +197,11 @@ def _tokenizer_of(adapter: AdapterFiles | None) -> TextTokenizer | None:
 
 
 def _tokenizer(
-    config: PtConfig | SftConfig, adapter: AdapterFiles | None, base_tokenizer: TextTokenizer | None, access: Access
+    config: PtConfig | SftConfig,
+    adapter: AdapterFiles | None,
+    base: BaseFacts | None,
+    base_tokenizer: TextTokenizer | None,
+    access: Access,
 ) -> TextTokenizer:
     """The named tokenizer, else the adapter's, else the base's."""
     if config.model.tokenizer:
@@ -206,6 +210,9 @@ def _tokenizer(
     if own is not None:
         return own
     if base_tokenizer is None:
+        if base is not None and (base.directory / "tokenizer_config.json").is_file():
+            # It is described, and its vocabulary is not there: reading it says which file is missing.
+            return TextTokenizer.load(str(base.directory), place="--model")
         raise UserError(
             "--tokenizer",
             "is missing, and neither the adapter nor the model brings one",
