@@ -131,3 +131,8 @@ def test_a_missing_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "--tokenizer" in capsys.readouterr().err
     assert main(["template", "show", "yi", "--tokenizer", str(tmp_path / "no")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_a_search_without_a_match_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["templates", "alpaka"]) == 2
+    assert "did you mean alpaca?" in capsys.readouterr().err

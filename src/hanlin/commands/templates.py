@@ -15,8 +15,9 @@ from hanlin.commands.fetched import fetched_tokenizer
 from hanlin.config.templates import TemplatesConfig, TemplateShowConfig
 from hanlin.data.faults import RowFault
 from hanlin.data.formats import detect_format, known_keys, read_row
-from hanlin.errors import UserError
+from hanlin.errors import UserError, did_you_mean
 from hanlin.template import TEMPLATES, Renderer, Template
+from hanlin.template.form import OTHER_NAMES
 from hanlin.tokens.encode import encode_conversation, open_renderer
 from hanlin.tokens.show import paint, shown_tokens
 from hanlin.types import Conversation, Place
@@ -42,7 +43,11 @@ def show_all(config: TemplatesConfig) -> int:
         if wanted in " ".join((template.name, *template.also, template.family)).lower()
     ]
     if not found:
-        raise UserError("hanlin templates", f"none has {config.search!r} in its name or family", mend="see them all")
+        raise UserError(
+            "hanlin templates",
+            f"none has {config.search!r} in its name or family",
+            mend=did_you_mean(wanted, [*TEMPLATES, *OTHER_NAMES]) or "see them all with hanlin templates",
+        )
     if config.json:
         json.dump([_fields(template) for template in found], sys.stdout, ensure_ascii=False, indent=2)
         sys.stdout.write("\n")
